@@ -1,0 +1,108 @@
+"""Region features to region embeddings: a projection, then attention among the regions of one image.
+
+Shapes: B images, R regions of all images, K regions of the image with most, F feature dimension, D joint
+dimension, H heads.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, scaled_dot_product_attention
+
+from chan.packing import Packed
+
+HEADS = 8
+
+
+def l2_normalise(rows: Tensor) -> Tensor:
+    """Rows (..., D) divided by their Euclidean norm; 1e-8 keeps a zero row zero."""
+    return rows / (rows.norm(dim=-1, keepdim=True) + 1e-8)
+
+
+class ImageEncoder(nn.Module):
+    """Projects region features to the joint space, relates the regions of an image, normalises.
+
+    Args:
+        feature_dim: F.
+        dim: D, a multiple of 8 unless `encoder` is basic.
+        encoder: basic (the projection alone), selfattention or transformer.
+    """
+
+    def __init__(self, feature_dim: int, dim: int, encoder: str) -> None:
+        super().__init__()
+        self.fc = nn.Linear(feature_dim, dim)
+        nn.init.xavier_uniform_(self.fc.weight)
+        nn.init.zeros_(self.fc.bias)
+        self.feedforward: nn.Module | None = None
+        if encoder != "basic":
+            self.feedforward = {"selfattention": SelfAttention, "transformer": Transformer}[encoder](dim)
+
+    def forward(self, images: Packed) -> Packed:
+        """Features (R, F) of any floating type to unit embeddings (R, D)."""
+        regions = images.with_rows(self.fc(images.rows.to(self.fc.weight.dtype)))
+        if self.feedforward is not None:
+            regions = self.feedforward(regions)
+        return regions.with_rows(l2_normalise(regions.rows))
+
+
+class SelfAttention(nn.Module):
+    """x + attention(layer norm of x), among the regions of an image."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.ln = nn.LayerNorm(dim)
+        self.attn = nn.MultiheadAttention(dim, HEADS)
+
+    def forward(self, regions: Packed) -> Packed:
+        """Embeddings (R, D) to embeddings (R, D)."""
+        return regions.with_rows(regions.rows + attend(self.attn, regions.with_rows(self.ln(regions.rows))))
+
+
+class Transformer(nn.Module):
+    """A pre-norm transformer layer: attention, then a perceptron four times as wide, each added to x."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(dim)
+        self.attn = nn.MultiheadAttention(dim, HEADS)
+        self.ln_2 = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), QuickGELU(), nn.Linear(4 * dim, dim))
+
+    def forward(self, regions: Packed) -> Packed:
+        """Embeddings (R, D) to embeddings (R, D)."""
+        rows = regions.rows + attend(self.attn, regions.with_rows(self.ln_1(regions.rows)))
+        return regions.with_rows(rows + self.mlp(self.ln_2(rows)))
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the approximation that CLIP uses (Hendrycks and Gimpel 2016)."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Any shape."""
+        return rows * torch.sigmoid(1.702 * rows)
+
+
+def attend(attention: nn.MultiheadAttention, regions: Packed) -> Tensor:
+    """(R, D): self-attention of each image's regions among themselves, with the weights of `attention`.
+
+    The projections, nearly all of the work, run on packed rows. Only the products of queries and keys are
+    padded, to (B, H, K, D / H), with the padding masked as keys and dropped as queries.
+    """
+    projected = linear(regions.rows, attention.in_proj_weight, attention.in_proj_bias)
+    images = len(regions)
+    mask = None
+    if regions.is_even():
+        places = None
+        padded = projected.unflatten(0, (images, -1))
+    else:
+        places = regions.padded_places().to(projected.device)
+        longest = int(regions.lengths.max())
+        padded = projected.new_zeros(images * longest, projected.shape[1])
+        padded = padded.index_copy(0, places, projected).unflatten(0, (images, longest))
+        valid = torch.arange(longest) < regions.lengths[:, None]
+        mask = valid[:, None, None].to(projected.device)  # (B, 1, 1, K): which keys are regions
+    heads = padded.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    mixed = scaled_dot_product_attention(heads[0], heads[1], heads[2], attn_mask=mask)
+    mixed = mixed.transpose(1, 2).flatten(0, 1).flatten(1)
+    if places is not None:
+        mixed = mixed.index_select(0, places)
+    return attention.out_proj(mixed)

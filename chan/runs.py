@@ -1,0 +1,152 @@
+"""The folder of a run, which holds all that is needed to repeat, resume or use it.
+
+RUN/config.yaml            every key, resolved
+RUN/vocab.json or bert/    what turned captions into ids: the vocabulary, or BERT's tokenizer and architecture
+RUN/best.safetensors       the weights of the epoch with the best dev rsum
+RUN/last.safetensors       the weights of the last finished epoch
+RUN/state.pt               what a resumed run needs of that epoch: weights, optimizer, counters, best score
+RUN/metrics.jsonl          and TensorBoard's event files: see `chan.metrics`
+"""
+
+import pickle
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from chan.config import Config, TextEncoderName, read_config, save_config
+from chan.model import Chan, build_model
+from chan.word_ids import BertReader, CaptionReader, VocabularyReader
+from data_tools.errors import InputError, UsageError
+from data_tools.files import replacing
+from data_tools.vocabulary import Vocabulary
+
+CONFIG, STATE, BEST, LAST = "config.yaml", "state.pt", "best.safetensors", "last.safetensors"
+
+
+@dataclass
+class Progressed:
+    """How far a run is."""
+
+    epoch: int = 0  # finished epochs
+    step: int = 0  # finished steps
+    best_rsum: float = -1.0  # best dev rsum so far; below any where there is none
+    best_epoch: int = -1  # the epoch, counted from 0, that has it
+
+
+def start_run(folder: Path, config: Config, reader: CaptionReader) -> None:
+    """Make the folder of a new run.
+
+    Raises:
+        UsageError: the folder already holds a run.
+    """
+    refuse_existing(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made: {error.strerror}") from None
+    reader.save(folder)
+    save_config(config, folder / CONFIG)  # last: where it lies there is a run
+
+
+def refuse_existing(folder: Path) -> None:
+    """`UsageError` where `folder` already holds a run."""
+    if (folder / CONFIG).exists():
+        raise UsageError(f"{folder}: holds a run already; continue it with --resume or choose another --out")
+
+
+def load_run_config(folder: Path) -> Config:
+    """The resolved configuration of a run; `InputError` where there is no run."""
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder}: holds no run (no {CONFIG})")
+    return read_config(folder / CONFIG)
+
+
+def keep_config(folder: Path, config: Config) -> None:
+    """Replace the configuration of a run that goes on with more epochs."""
+    save_config(config, folder / CONFIG)
+
+
+def load_reader(folder: Path, config: Config) -> CaptionReader:
+    """What turns captions into ids in this run."""
+    if config.model.text.encoder is TextEncoderName.bert:
+        return BertReader(str(folder / "bert"))
+    return VocabularyReader(Vocabulary.load(folder / "vocab.json"))
+
+
+def load_best_model(folder: Path, device: torch.device) -> tuple[Chan, int, CaptionReader]:
+    """The model of a run with its best weights, on `device`; its feature dimension; its caption reader.
+
+    Raises:
+        InputError: there is no run, no epoch of it is finished, or its files do not fit together.
+    """
+    config = load_run_config(folder)
+    reader = load_reader(folder, config)
+    dim = config.model.image.dim
+    if dim is None:
+        raise InputError(f"{folder / CONFIG}: model.image.dim: expected the number that the run used")
+    model = build_model(config.model, dim, reader, pretrained=False)
+    load_weights(model, folder / BEST)
+    return model.to(device), dim, reader
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a safetensors file whose names and shapes must be exactly the model's."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; a run writes it when its first epoch ends")
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise InputError(f"{path}: not the weights of this run's model: {_one_line(error)}") from None
+
+
+def save_epoch(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progressed: Progressed) -> None:
+    """Write an epoch's weights and state.
+
+    Each file is written whole or not at all, and the state, alone enough to resume, last: a crash between
+    two of them repeats the epoch, with the same outcome.
+    """
+    weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    if progressed.best_epoch == progressed.epoch - 1:
+        _save_weights(weights, folder / BEST)
+    _save_weights(weights, folder / LAST)
+    state = {"model": weights, "optimizer": optimizer.state_dict(), "progressed": asdict(progressed)}
+    with replacing(folder / STATE) as temporary:
+        torch.save(state, temporary)
+
+
+def load_epoch(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progressed:
+    """Put the state of the last finished epoch into `model` and `optimizer`; nothing where there is none."""
+    path = folder / STATE
+    if not path.is_file():
+        return Progressed()
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        return Progressed(**state["progressed"])
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise InputError(f"{path}: not the state of this run: {_one_line(error)}") from None
+
+
+def _save_weights(weights: dict[str, Tensor], path: Path) -> None:
+    with replacing(path) as temporary:
+        save_file(weights, temporary)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

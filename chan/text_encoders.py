@@ -1,0 +1,81 @@
+"""Words to word embeddings: a bidirectional GRU over word vectors, or BERT.
+
+Shapes: B captions, W words of all captions, L words of the longest caption, E word dimension, D joint
+dimension. Ids are (W,) int64.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from chan.image_encoders import l2_normalise
+from chan.packing import Packed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class BiGRUEncoder(nn.Module):
+    """Word vectors and a one-layer GRU in both directions, whose outputs are averaged, normalised.
+
+    Args:
+        words: size of the vocabulary.
+        word_dim: E.
+        dim: D, also the hidden size of each direction.
+    """
+
+    def __init__(self, words: int, word_dim: int, dim: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(words, word_dim)
+        nn.init.xavier_uniform_(self.embed.weight)
+        self.rnn = nn.GRU(word_dim, dim, bidirectional=True)
+
+    def forward(self, captions: Packed) -> Packed:
+        """Ids (W,) to unit embeddings (W, D)."""
+        order, batch_sizes = step_order(captions.offsets)
+        order = order.to(captions.rows.device)
+        vectors = self.embed(captions.rows.index_select(0, order))
+        out = self.rnn(PackedSequence(vectors, batch_sizes))[0].data
+        forwards, backwards = out.chunk(2, dim=1)
+        both = ((forwards + backwards) / 2).index_select(0, order.argsort())
+        return captions.with_rows(l2_normalise(both))
+
+
+def step_order(offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """The order in which a recurrent network takes packed words: all first words, all second ones, ...
+
+    Returns:
+        (W,) int64 order, captions from long to short within a step, and (L,) int64 words in each step: the
+        two halves of a `PackedSequence`.
+    """
+    lengths = offsets.diff()
+    rank = lengths.argsort(descending=True, stable=True).argsort()
+    step = torch.arange(int(offsets[-1])) - offsets[:-1].repeat_interleave(lengths)
+    order = (step * len(lengths) + rank.repeat_interleave(lengths)).argsort()
+    return order, step.bincount()
+
+
+class BertEncoder(nn.Module):
+    """BERT's last hidden states, projected to the joint space, normalised.
+
+    Args:
+        bert: a transformers encoder whose padding id is 0, with its own weights or random ones.
+        dim: D.
+    """
+
+    def __init__(self, bert: "PreTrainedModel", dim: int) -> None:
+        super().__init__()
+        self.bert = bert
+        self.linear = nn.Linear(bert.config.hidden_size, dim)
+
+    def forward(self, captions: Packed) -> Packed:
+        """Ids (W,) to unit embeddings (W, D)."""
+        places = captions.padded_places().to(captions.rows.device)
+        longest = int(captions.lengths.max())
+        ids = captions.rows.new_zeros(len(captions) * longest)
+        ids = ids.index_copy(0, places, captions.rows).unflatten(0, (len(captions), longest))
+        hidden = self.bert(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
+        words = hidden.flatten(0, 1).index_select(0, places)
+        return captions.with_rows(l2_normalise(self.linear(words)))

@@ -1,0 +1,107 @@
+"""What every command shows on the terminal: one-line errors, progress, JSON."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import rich.progress
+import typer
+
+from data_tools.errors import InputError, UsageError
+
+PLAIN_INTERVAL = 10.0  # seconds between the plain progress lines written where there is no terminal
+
+
+def run(app: typer.Typer) -> None:
+    """Run a command-line application and end the process with the project's exit codes.
+
+    0 is success, 1 a failure of the work (`InputError`), 2 wrong use (`UsageError`, and what typer rejects).
+    """
+    try:
+        app()
+    except InputError as error:
+        sys.exit(_complain(error, code=1))
+    except UsageError as error:
+        sys.exit(_complain(error, code=2))
+    except KeyboardInterrupt:
+        sys.exit(_complain("interrupted", code=130))
+
+
+def _complain(message: object, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def entry_point(app: typer.Typer) -> Callable[[], None]:
+    """A console script that runs `app` with the project's error lines and exit codes."""
+    return lambda: run(app)
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as one JSON document on standard output."""
+    print(json.dumps(value, indent=2, ensure_ascii=False), flush=True)
+
+
+class Progress:
+    """A progress bar on a terminal and a plain line every ten seconds elsewhere, both on standard error.
+
+    Args:
+        what: what is being done, in a word or two.
+        total: how many units there are.
+        unit: the plural name of a unit.
+        done: how many of them were done before, by an earlier run; they do not count in the rate.
+    """
+
+    def __init__(self, what: str, total: int, unit: str, done: int = 0) -> None:
+        self.what, self.total, self.unit = what, total, unit
+        self._resumed = self._done = done
+        self._start = self._last_line = time.monotonic()
+        self._bar: rich.progress.Progress | None = None
+        if sys.stderr.isatty():
+            self._bar = rich.progress.Progress(
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.BarColumn(),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TextColumn("{task.fields[rate]}"),
+                rich.progress.TimeRemainingColumn(),
+                rich.progress.TextColumn("{task.fields[note]}"),
+                console=rich.console.Console(stderr=True),
+            )
+            self._task = self._bar.add_task(what, total=total, completed=done, rate="", note="")
+
+    def __enter__(self) -> "Progress":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif kind is None:
+            self._line("")
+
+    @property
+    def rate(self) -> float:
+        """Units a second since this run began."""
+        return (self._done - self._resumed) / max(time.monotonic() - self._start, 1e-9)
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Say that `count` more units are done; `note` is shown behind the rate."""
+        self._done += count
+        if self._bar is not None:
+            self._bar.update(self._task, advance=count, rate=f"{self.rate:.1f} {self.unit}/s", note=note)
+        elif time.monotonic() - self._last_line >= PLAIN_INTERVAL:
+            self._line(note)
+
+    def _line(self, note: str) -> None:
+        self._last_line = time.monotonic()
+        left = (self.total - self._done) / self.rate if self.rate > 0 else float("inf")
+        text = f"{self.what}: {self._done}/{self.total} {self.unit}, {self.rate:.1f} {self.unit}/s"
+        if self._done < self.total and left < float("inf"):
+            text += f", {left:.0f} s left"
+        print(f"{text}{'  ' + note if note else ''}", file=sys.stderr, flush=True)

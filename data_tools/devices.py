@@ -1,0 +1,22 @@
+"""The device that a command computes on."""
+
+import torch
+
+from data_tools.errors import UsageError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a `--device` option; `auto` is the first GPU where there is one, else the CPU.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {name}: not available here ({reason})") from None
+    return device

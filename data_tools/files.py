@@ -1,0 +1,68 @@
+"""Files that are read with one clear complaint and written whole or not at all."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from data_tools.errors import InputError
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of `path`; `InputError` where there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {_reason(error)}") from None
+
+
+def read_json(path: Path) -> Any:
+    """The JSON document in `path`; `InputError` names the line where it is malformed."""
+    try:
+        return json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON: {error}") from None
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else (error.strerror or str(error))
+
+
+@contextmanager
+def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
+    """A temporary path to write to; on success it is flushed to the disk and renamed to `path`.
+
+    A crash at any moment leaves either the old file or the new one, never half of it. The temporary lies
+    beside `path` unless it is given; it must be on the same file system. An `OSError` on the way (a full
+    disk, say) becomes an `InputError` that names `path`.
+    """
+    if temporary is None:
+        temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        flush_to_disk(temporary)
+        temporary.replace(path)
+        flush_to_disk(path.parent)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until what was written to a file, or renamed in a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,147 @@
+"""Part files: how a long extraction survives a kill and is joined into one store.
+
+The list of images is cut by position into parts. A part is a small store in `FILE.parts/`, complete or
+absent; it carries the provenance of the run that wrote it, so that a resumed run with anything changed is
+refused.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_tools.errors import InputError
+from data_tools.files import flush_to_disk, replacing
+from data_tools.store import Block, FeatureStore, StoreShape, write_store
+
+RESERVE = 16 << 20  # bytes left free on the disk beside a joined store
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one store.
+
+    Attributes:
+        file: the store that they are joined into.
+        provenance: how every part is made; text by name, written to each part and to the store.
+        images: how many images the list has.
+        size: images of each part but the last.
+    """
+
+    file: Path
+    provenance: dict[str, str]
+    images: int
+    size: int
+
+    @property
+    def folder(self) -> Path:
+        """Where the parts lie."""
+        return self.file.with_name(self.file.name + ".parts")
+
+    @property
+    def count(self) -> int:
+        """How many parts there are; an empty list has none."""
+        return -(-self.images // self.size)
+
+    def span(self, part: int) -> range:
+        """Positions in the list of the images of a part."""
+        return range(part * self.size, min((part + 1) * self.size, self.images))
+
+    def path(self, part: int) -> Path:
+        """The file of a part."""
+        return self.folder / f"part-{part:06d}.h5"
+
+    @property
+    def _attributes(self) -> dict[str, str]:
+        return {**self.provenance, "images_per_part": str(self.size)}
+
+    def missing(self) -> list[int]:
+        """The parts that are still to be written.
+
+        Raises:
+            InputError: a part that is there was made otherwise; the message says what changed.
+        """
+        absent = []
+        for part in range(self.count):
+            if not self.path(part).is_file():
+                absent.append(part)
+                continue
+            with FeatureStore(self.path(part)) as store:
+                refuse_difference(store.path, store.provenance, self._attributes)
+        return absent
+
+    def write(self, part: int, block: Block) -> None:
+        """Write a part, whole or not at all."""
+        with replacing(self.path(part)) as temporary:
+            write_store(temporary, [block], StoreShape.of([block]), self._attributes)
+
+    def join(self) -> None:
+        """Join all parts into the store, by rename, and remove them.
+
+        Raises:
+            InputError: a part is missing, or the disk has no room for a copy of the parts.
+        """
+        needed = sum(self.path(part).stat().st_size for part in range(self.count))
+        free = shutil.disk_usage(self.folder).free
+        if free < needed + RESERVE:
+            raise InputError(
+                f"{self.file}: joining its parts takes {needed / 1e9:.2f} GB and the disk has "
+                f"{free / 1e9:.2f} GB left; make room and run the same command again"
+            )
+        with replacing(self.file, temporary=self.folder / "joined.tmp") as temporary:
+            paths = [self.path(part) for part in range(self.count)]
+            write_store(temporary, _blocks(paths), _joined_shape(paths), self.provenance)
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove the parts."""
+        if self.folder.is_dir():
+            shutil.rmtree(self.folder)
+            flush_to_disk(self.folder.parent)
+
+
+def _blocks(paths: list[Path]) -> Iterator[Block]:
+    for path in paths:
+        with FeatureStore(path) as store:  # one at a time: there may be more parts than file handles
+            block = store.block()
+        yield block
+
+
+def _joined_shape(paths: list[Path]) -> StoreShape:
+    shapes = []
+    for path in paths:
+        with FeatureStore(path) as store:
+            shapes.append(store.shape)
+    first = shapes[0]
+    return StoreShape(
+        images=sum(shape.images for shape in shapes),
+        regions=sum(shape.regions for shape in shapes),
+        dim=first.dim,
+        feature_dtype=first.feature_dtype,
+        region_columns=first.region_columns,
+        has_image_sizes=first.has_image_sizes,
+        id_bytes=max(shape.id_bytes for shape in shapes),
+    )
+
+
+def refuse_difference(path: Path, found: dict[str, str], expected: dict[str, str]) -> None:
+    """Raise `InputError` that says in what the provenance of `path` differs from that of the present run."""
+    changed = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
+    if not changed:
+        return
+    details = []
+    for name in changed:
+        old, new = _differing_lines(found.get(name, "(none)"), expected.get(name, "(none)"))
+        details.append(f"{name} was {old}, is {new}")
+    raise InputError(
+        f"{path}: made by another run: {'; '.join(details)}; give the same options to resume, "
+        "or --overwrite to begin anew"
+    )
+
+
+def _differing_lines(old: str, new: str) -> tuple[str, str]:
+    """The first line in which two texts differ, each cut to a readable length."""
+    for mine, other in zip(old.splitlines(), new.splitlines(), strict=False):
+        if mine != other:
+            return mine.strip()[:80], other.strip()[:80]
+    return f"{len(old.splitlines())} lines", f"{len(new.splitlines())} lines"

@@ -1,0 +1,293 @@
+"""The feature store: one HDF5 file of region features for a whole image collection (format version 1).
+
+Shapes: N images, M regions in all, K regions of one image, D feature dimension. The regions of image i are
+the rows `offsets[i]:offsets[i + 1]` of every data set that has M rows.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from data_tools.errors import InputError
+
+FORMAT = "region-features"
+FORMAT_VERSION = 1
+ALIGNMENT = 4096  # bytes: a page, so that a read of one image touches no more pages than it must
+
+REGION_COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # beside features: type and shape after M
+    "boxes": ("<f4", (4,)),
+    "class_ids": ("<i4", ()),
+    "class_scores": ("<f4", ()),
+    "attribute_ids": ("<i4", ()),
+    "attribute_scores": ("<f4", ()),
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive images of a store, in memory.
+
+    Attributes:
+        image_ids: n ids.
+        counts: (n,) int64, regions of each image; they add up to m.
+        regions: `features` (m, D) and any of `REGION_COLUMNS`, each with m rows.
+        image_sizes: (n, 2) int32 height and width, or None.
+        failures: what could not be stored, each with at least `id`, `file` and `reason`.
+    """
+
+    image_ids: list[str]
+    counts: np.ndarray
+    regions: dict[str, np.ndarray]
+    image_sizes: np.ndarray | None = None
+    failures: tuple[dict[str, str], ...] = ()
+
+
+def write_store(path: Path, blocks: Iterable[Block], shape: "StoreShape", attributes: dict[str, str]) -> None:
+    """Write `blocks`, one after the other, as one store of the given shape.
+
+    Data sets are contiguous, uncompressed, little-endian, allocated before they are filled and aligned to
+    pages, so that a reader finds a region by arithmetic alone. `path` is written in place: the caller gives
+    a temporary name and renames it.
+    """
+    with h5py.File(path, "w", alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
+        file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, **attributes})
+        columns = {name: _create(file, name, *kind) for name, kind in shape.data_sets().items()}
+        columns["offsets"][0] = 0
+        image, region = 0, 0
+        failures: list[dict[str, str]] = []
+        for block in blocks:
+            next_image, next_region = image + len(block.image_ids), region + int(block.counts.sum())
+            ids = [image_id.encode() for image_id in block.image_ids]
+            if ids:
+                columns["image_ids"][image:next_image] = np.array(ids, dtype=columns["image_ids"].dtype)
+            columns["offsets"][image + 1 : next_image + 1] = region + np.cumsum(block.counts)
+            if block.image_sizes is not None:
+                columns["image_sizes"][image:next_image] = block.image_sizes
+            for name, values in block.regions.items():
+                columns[name][region:next_region] = values
+            failures += block.failures
+            image, region = next_image, next_region
+        if failures:
+            lines = [json.dumps(failure, ensure_ascii=False).encode() for failure in failures]
+            file["failures"] = np.array(lines, dtype=h5py.string_dtype("utf-8", max(map(len, lines))))
+    if (image, region) != (shape.images, shape.regions):
+        raise ValueError(f"announced {shape.images} images, {shape.regions} regions; got {image}, {region}")
+
+
+@dataclass(frozen=True)
+class StoreShape:
+    """What must be known of a store before its first row is written."""
+
+    images: int
+    regions: int
+    dim: int
+    feature_dtype: str  # "<f4" or "<f2"
+    region_columns: tuple[str, ...]
+    has_image_sizes: bool
+    id_bytes: int  # of the longest id in UTF-8
+
+    @classmethod
+    def of(cls, blocks: Sequence[Block]) -> "StoreShape":
+        """The shape of the store that holds these blocks (at least one)."""
+        features = blocks[0].regions["features"]
+        return cls(
+            images=sum(len(block.image_ids) for block in blocks),
+            regions=sum(int(block.counts.sum()) for block in blocks),
+            dim=features.shape[1],
+            feature_dtype=features.dtype.newbyteorder("<").str,
+            region_columns=tuple(name for name in REGION_COLUMNS if name in blocks[0].regions),
+            has_image_sizes=blocks[0].image_sizes is not None,
+            id_bytes=max((len(i.encode()) for block in blocks for i in block.image_ids), default=1),
+        )
+
+    def data_sets(self) -> dict[str, tuple[Any, tuple[int, ...]]]:
+        """Name -> (type, shape) of every data set."""
+        sets: dict[str, tuple[Any, tuple[int, ...]]] = {
+            "image_ids": (h5py.string_dtype("utf-8", self.id_bytes), (self.images,)),
+            "offsets": ("<i8", (self.images + 1,)),
+            "features": (self.feature_dtype, (self.regions, self.dim)),
+        }
+        if self.has_image_sizes:
+            sets["image_sizes"] = ("<i4", (self.images, 2))
+        for name in self.region_columns:
+            dtype, trailing = REGION_COLUMNS[name]
+            sets[name] = (dtype, (self.regions, *trailing))
+        return sets
+
+
+def _create(file: h5py.File, name: str, dtype: Any, shape: tuple[int, ...]) -> h5py.Dataset:
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_layout(h5py.h5d.CONTIGUOUS)
+    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # every row is written once; zeros first would be waste
+    creation.set_obj_track_times(False)
+    kind = h5py.h5t.py_create(np.dtype(dtype), logical=True)
+    space = h5py.h5s.create_simple(shape)
+    return h5py.Dataset(h5py.h5d.create(file.id, name.encode(), kind, space, dcpl=creation))
+
+
+class FeatureStore:
+    """A store, opened for reading. Nothing is loaded up front but the ids and the offsets.
+
+    It may be sent to or inherited by other processes: each opens the file for itself.
+
+    Raises:
+        InputError: the file is absent, damaged, of another format or version, or inconsistent.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._owner = -1
+        file = self._file
+        try:
+            self.provenance = _checked_attributes(path, file)
+            self.image_ids = [_text(value) for value in file["image_ids"][:]]
+            self._offsets: np.ndarray = file["offsets"][:]
+            self._check_shapes(file)
+        except KeyError as error:
+            raise InputError(f"{path}: a feature store needs the data set {error.args[0]}") from None
+        self._positions = {image_id: row for row, image_id in enumerate(self.image_ids)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_owner": -1, "_open": None}
+
+    @property
+    def _file(self) -> h5py.File:
+        if self._owner != os.getpid():  # HDF5 handles do not survive a fork
+            self._open = _open_for_reading(self.path)
+            self._owner = os.getpid()
+        return self._open
+
+    def _check_shapes(self, file: h5py.File) -> None:
+        images, regions = len(self.image_ids), len(file["features"])
+        offsets = self._offsets
+        if (
+            offsets.shape != (images + 1,)
+            or offsets[0] != 0
+            or offsets[-1] != regions
+            or (np.diff(offsets) < 0).any()
+        ):
+            raise InputError(
+                f"{self.path}: offsets must rise from 0 to {regions} in {images + 1} steps "
+                f"for {images} images and {regions} regions"
+            )
+        if file["features"].ndim != 2 or file["features"].dtype.kind != "f":
+            raise InputError(f"{self.path}: features must be floats of shape (regions, dim)")
+        for name, (_, trailing) in REGION_COLUMNS.items():
+            if name in file and file[name].shape != (regions, *trailing):
+                raise InputError(
+                    f"{self.path}: {name} has shape {file[name].shape}, not {(regions, *trailing)}"
+                )
+        if "image_sizes" in file and file["image_sizes"].shape != (images, 2):
+            raise InputError(
+                f"{self.path}: image_sizes has shape {file['image_sizes'].shape}, not {(images, 2)}"
+            )
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return int(self._file["features"].shape[1])
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(N,) int64: regions of each image."""
+        return np.diff(self._offsets)
+
+    @property
+    def failures(self) -> tuple[dict[str, str], ...]:
+        """The images that were asked for and could not be stored, with `id`, `file` and `reason`."""
+        lines = self._file["failures"][:] if "failures" in self._file else []
+        return tuple(json.loads(_text(line)) for line in lines)
+
+    def rows(self, image_ids: Sequence[str]) -> np.ndarray:
+        """(n,) int64: the rows that hold these images; `InputError` names a missing one."""
+        return rows_of(image_ids, self._positions, self.path)
+
+    def read(self, row: int) -> np.ndarray:
+        """(K, D): the features of an image's regions, as stored."""
+        return self._column("features", row)
+
+    def boxes(self, row: int) -> np.ndarray | None:
+        """(K, 4) float32 x1 y1 x2 y2 in pixels of the upright original; None where the store has none."""
+        return self._column("boxes", row) if "boxes" in self._file else None
+
+    def _column(self, name: str, row: int) -> np.ndarray:
+        return self._file[name][self._offsets[row] : self._offsets[row + 1]]
+
+    def block(self) -> Block:
+        """The whole store in memory."""
+        names = ["features", *(name for name in REGION_COLUMNS if name in self._file)]
+        return Block(
+            image_ids=self.image_ids,
+            counts=self.counts,
+            regions={name: self._file[name][:] for name in names},
+            image_sizes=self._file["image_sizes"][:] if "image_sizes" in self._file else None,
+            failures=self.failures,
+        )
+
+    @property
+    def shape(self) -> StoreShape:
+        """What a copy of this store would be created with."""
+        return StoreShape(
+            images=len(self.image_ids),
+            regions=int(self._offsets[-1]),
+            dim=self.dim,
+            feature_dtype=self._file["features"].dtype.str,
+            region_columns=tuple(name for name in REGION_COLUMNS if name in self._file),
+            has_image_sizes="image_sizes" in self._file,
+            id_bytes=max((len(image_id.encode()) for image_id in self.image_ids), default=1),
+        )
+
+    def __enter__(self) -> "FeatureStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._owner == os.getpid():
+            self._open.close()
+        self._owner = -1
+
+
+def rows_of(image_ids: Sequence[str], positions: dict[str, int], path: Path) -> np.ndarray:
+    """(n,) int64: where `image_ids` stand in `positions`; `InputError` names the first that `path` lacks."""
+    missing = [image_id for image_id in image_ids if image_id not in positions]
+    if missing:
+        raise InputError(
+            f"{path}: holds no features of image {missing[0]}"
+            + (
+                f" and {len(missing) - 1} others of the {len(image_ids)} asked for"
+                if len(missing) > 1
+                else ""
+            )
+        )
+    return np.array([positions[image_id] for image_id in image_ids], dtype=np.int64)
+
+
+def _open_for_reading(path: Path) -> h5py.File:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        return h5py.File(path, "r", locking="best-effort")  # some network file systems have no locks
+    except OSError:
+        raise InputError(
+            f"{path}: not a readable HDF5 file (damaged, cut short, or something else)"
+        ) from None
+
+
+def _checked_attributes(path: Path, file: h5py.File) -> dict[str, str]:
+    attributes = dict(file.attrs)
+    found = attributes.pop("format", None), attributes.pop("format_version", None)
+    if found[0] != FORMAT:
+        raise InputError(f"{path}: not a feature store: its attribute format is {found[0]!r}, not {FORMAT!r}")
+    if found[1] != FORMAT_VERSION:
+        raise InputError(f"{path}: format version {found[1]}; this program reads version {FORMAT_VERSION}")
+    return {name: str(value) for name, value in attributes.items()}
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,1 @@
+"""Pixels to region features: the bottom-up-attention detector on Detectron2."""

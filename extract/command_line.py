@@ -1,0 +1,223 @@
+"""The commands `extract-features` and `butd`: they parse, call and print.
+
+Everything that imports Detectron2 or torch is imported by the command that needs it, so that `--help` is
+quick and a missing Detectron2 is one line.
+"""
+
+import importlib.util
+import time
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data_tools.console import entry_point, print_json
+from data_tools.errors import InputError, UsageError
+
+PUBLISHED = "butd_r101_airsplay"
+PUBLISHED_WEIGHTS = "unc-nlp/frcnn-vg-finetuned"
+
+extract_features_app = typer.Typer(add_completion=False, rich_markup_mode=None)
+butd_app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Train and evaluate bottom-up-attention detectors.",
+)
+
+Config = Annotated[str, typer.Option(help="Name of a shipped configuration, or a YAML file.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+
+
+class Dtype(StrEnum):
+    """Types that features can be stored in."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
+class OnError(StrEnum):
+    """What an image that cannot be read does to a run."""
+
+    SKIP = "skip"
+    FAIL = "fail"
+
+
+def require_detectron2() -> None:
+    """Raise `InputError` that says how to install Detectron2 where it does not import."""
+    if importlib.util.find_spec("detectron2") is None:
+        raise InputError("Detectron2 is not installed: run python -m extract.install_detectron2")
+    warnings.filterwarnings("ignore", category=FutureWarning, message=r".*torch\.jit")  # Detectron2's own use
+
+
+@extract_features_app.command(
+    epilog="Example: extract-features data/coco/images   (finds data/coco/id_mapping.json and writes "
+    "data/coco/precomp/features.h5)"
+)
+def extract_features_command(
+    images: Annotated[Path, typer.Argument(help="Folder of images; folders in it are searched too.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The feature store. Default: IMAGES/../precomp/features.h5")
+    ] = None,
+    id_mapping: Annotated[
+        Path | None,
+        typer.Option(help="JSON of ids and files. Default: IMAGES/../id_mapping.json, else file names are ids."),
+    ] = None,
+    config: Config = PUBLISHED,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help=f"A file, or a Hugging Face repository. Default for {PUBLISHED}: {PUBLISHED_WEIGHTS}. "
+            "The word random gives an untrained network."
+        ),
+    ] = None,
+    num_boxes: Annotated[int | None, typer.Option(min=1, help="Regions of every image. Default: 36.")] = None,
+    min_boxes: Annotated[int | None, typer.Option(min=1, help="Fewest regions of an image.")] = None,
+    max_boxes: Annotated[int | None, typer.Option(min=1, help="Most regions of an image.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Type of the stored features.")] = Dtype.FLOAT32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of one shape in the network together.")] = 8,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read and resize images.")] = 2,
+    part_size: Annotated[int, typer.Option(min=1, help="Images of a part file: what a kill can cost.")] = 256,
+    device: Device = "auto",
+    on_error: Annotated[
+        OnError, typer.Option(help="At an unreadable image: skip and report, or stop.")
+    ] = OnError.SKIP,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Discard an existing store and its parts.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Turn a folder of images into an HDF5 store of region features.
+
+    A run that was killed goes on where it was; a store that is complete is left as it is. Images that cannot
+    be read are listed in STORE.report.json, and the exit code is then 1.
+    """
+    started = time.perf_counter()
+    bounds = box_bounds(num_boxes, min_boxes, max_boxes)
+    require_detectron2()
+    from data_tools.devices import resolve_device
+    from data_tools.parts import Parts
+    from extract.config import load_config
+    from extract.detector import build_detector
+    from extract.extraction import Extraction, Options
+    from extract.provenance import describe_run
+    from extract.selection import CaffeSelection
+    from extract.sources import find_images
+    from extract.weights import find_weights
+
+    target = resolve_device(device)
+    cfg = load_config(config)
+    sources = find_images(images, id_mapping)
+    spec = weights or (PUBLISHED_WEIGHTS if config == PUBLISHED else None)
+    if spec is None:
+        raise UsageError(f"--config {config} needs --weights FILE")
+    file = None if spec == "random" else find_weights(spec)
+    selection = CaffeSelection(*bounds)
+    store = output or images.resolve().parent / "precomp" / "features.h5"
+    if overwrite:
+        Parts(store, {}, 0, part_size).discard()
+        store.unlink(missing_ok=True)
+    run = Extraction(
+        build_detector(cfg, file, target),
+        selection,
+        images,
+        sources,
+        store,
+        describe_run(cfg, file, selection, dtype.value, sources),
+        Options(batch_size, workers, part_size, dtype.value, on_error is OnError.FAIL),
+    )
+    summary = run.run()
+    summary.seconds["start"] = time.perf_counter() - started - summary.seconds["total"]
+    if as_json:
+        print_json(summary.as_json())
+    else:
+        print(summary.as_text())
+    if summary.failures:
+        raise typer.Exit(1)
+
+
+def box_bounds(num_boxes: int | None, min_boxes: int | None, max_boxes: int | None) -> tuple[int, int]:
+    """The fewest and most regions of an image; 36 of each where nothing is said.
+
+    Raises:
+        UsageError: the options contradict each other.
+    """
+    if num_boxes is not None:
+        if min_boxes is not None or max_boxes is not None:
+            raise UsageError("give either --num-boxes or --min-boxes and --max-boxes")
+        return num_boxes, num_boxes
+    if min_boxes is None and max_boxes is None:
+        return 36, 36
+    if min_boxes is None or max_boxes is None or min_boxes > max_boxes:
+        raise UsageError("--min-boxes and --max-boxes go together, the first not above the second")
+    return min_boxes, max_boxes
+
+
+@butd_app.command(epilog="Example: butd train --config scenes --data data/scenes --out runs/detector")
+def train(
+    config: Config,
+    data: Annotated[Path, typer.Option(help="Data set with images/ and annotations/train.json.")],
+    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
+    device: Device = "auto",
+    seed: Annotated[int | None, typer.Option(min=0, help="Default: the configuration's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a detector: boxes, classes and attributes."""
+    require_detectron2()
+    from data_tools.devices import resolve_device
+    from extract.config import load_config, with_values
+    from extract.detection_data import load_detection_split
+    from extract.training import train_detector
+
+    cfg = with_values(load_config(config), device=str(resolve_device(device)), seed=seed)
+    split = load_detection_split(data, "train")
+    start = time.perf_counter()
+    weights = train_detector(cfg, split, out, resume)
+    seconds = time.perf_counter() - start
+    if as_json:
+        print_json({"weights": str(weights), "images": len(split.records), "seconds": round(seconds, 1)})
+    else:
+        print(f"trained on {len(split.records)} images in {seconds:.0f} s; weights: {weights}")
+
+
+@butd_app.command(
+    epilog="Example: butd evaluate --weights runs/detector/model_final.pth --config scenes --data data/scenes"
+)
+def evaluate(
+    weights: Annotated[str, typer.Option(help="A weight file.")],
+    config: Config,
+    data: Annotated[Path, typer.Option(help="Data set with images/ and annotations/SPLIT.json.")],
+    split: Annotated[str, typer.Option(help="Which annotations.")] = "test",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score a detector: box AP50 and attribute accuracy."""
+    require_detectron2()
+    from data_tools.devices import resolve_device
+    from extract.config import load_config
+    from extract.detection_data import check_labels, load_detection_split
+    from extract.detector import build_detector
+    from extract.evaluation import evaluate_detector
+    from extract.weights import find_weights
+
+    cfg = load_config(config)
+    annotated = load_detection_split(data, split)
+    check_labels(cfg, annotated)
+    detector = build_detector(cfg, find_weights(weights), resolve_device(device))
+    scores = evaluate_detector(detector, annotated)
+    if as_json:
+        print_json(scores.as_json())
+        return
+    print(f"{split}: {len(annotated.records)} images")
+    print(f"  box AP50            {scores.ap50:.3f}")
+    for name, value in scores.ap50_by_class.items():
+        print(f"    {name:<17} {value:.3f}")
+    print(f"  attribute accuracy  {scores.attribute_accuracy:.3f}")
+
+
+extract_features = entry_point(extract_features_app)
+butd = entry_point(butd_app)

@@ -1,0 +1,60 @@
+"""Detectron2's configuration with the keys that bottom-up attention adds to it."""
+
+from detectron2.config import CfgNode, get_cfg
+from yaml import YAMLError
+
+from data_tools.configs import find_config
+from data_tools.errors import InputError
+
+
+def butd_config() -> CfgNode:
+    """Detectron2's defaults and ours."""
+    cfg = get_cfg()
+    cfg.MODEL.MASK_ON = False
+    cfg.MODEL.ROI_ATTRIBUTE_HEAD = CfgNode()
+    cfg.MODEL.ROI_ATTRIBUTE_HEAD.NUM_ATTRIBUTES = 400  # without "none"
+    cfg.MODEL.ROI_ATTRIBUTE_HEAD.LOSS_WEIGHT = 1.0
+    cfg.INPUT.RESIZE = "pillow"  # see extract/resizing.py
+    cfg.SOLVER.OPTIMIZER = "SGD"  # or AdamW
+    return cfg
+
+
+def load_config(spec: str) -> CfgNode:
+    """The configuration of a shipped name or a file, frozen.
+
+    Raises:
+        InputError: there is no such file, or it holds an unknown key or a value of a wrong type.
+    """
+    path = find_config("extract", spec)
+    cfg = butd_config()
+    try:
+        cfg.merge_from_file(str(path))
+    except (KeyError, ValueError, AssertionError, YAMLError, AttributeError) as error:
+        reason = " ".join(str(error.args[0] if error.args else error).split())
+        raise InputError(f"{path}: {reason}") from None
+    cfg.freeze()
+    return cfg
+
+
+def with_values(
+    cfg: CfgNode, device: str | None = None, seed: int | None = None, output: str | None = None
+) -> CfgNode:
+    """A frozen copy of the configuration in which the values that are given replace its own."""
+    copy = cfg.clone()
+    copy.defrost()
+    if device is not None:
+        copy.MODEL.DEVICE = device
+    if seed is not None:
+        copy.SEED = seed
+    if output is not None:
+        copy.OUTPUT_DIR = output
+    copy.freeze()
+    return copy
+
+
+def provenance_text(cfg: CfgNode) -> str:
+    """What of the configuration decides about features, as YAML: the same on every machine."""
+    kept = CfgNode({"MODEL": cfg.MODEL.clone(), "INPUT": cfg.INPUT.clone()})
+    kept.MODEL.defrost()
+    del kept.MODEL["DEVICE"], kept.MODEL["WEIGHTS"]
+    return kept.dump()

@@ -1,0 +1,120 @@
+"""The commands as a user runs them: once in processes of their own, otherwise in this one for speed."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from chan.command_line import chan as entry
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+class Chan:
+    """Calls the entry point with arguments and tells how it ended."""
+
+    def __init__(self, capture: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch) -> None:
+        self.capture, self.patch = capture, patch
+
+    def __call__(self, *arguments: object, code: int = 0) -> Ended:
+        self.patch.setattr(sys, "argv", ["chan", *map(str, arguments)])
+        self.capture.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            entry()
+        out, err = self.capture.readouterr()
+        assert (ended.value.code or 0) == code, err
+        return Ended(code, out, err)
+
+    def complains(self, *arguments: object, code: int) -> str:
+        lines = self(*arguments, code=code).err.splitlines()
+        assert len(lines) == 1
+        assert lines[0].startswith("error: ")
+        return lines[0]
+
+
+@pytest.fixture
+def chan(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Chan:
+    return Chan(capsys, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def run(dataset: Path, tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two of its three epochs, made by a process."""
+    folder = tmp_path_factory.mktemp("command") / "run"
+    arguments = ["train", "--data", dataset, "--out", folder, "--config", tiny_config, "train.epochs=2"]
+    done = in_process(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("best dev rsum ")
+    return folder
+
+
+def in_process(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from chan.command_line import chan; chan()", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+
+
+def test_a_mistake_ends_a_process_with_one_line(run: Path, dataset: Path) -> None:
+    done = in_process("evaluate", run, "--data", dataset, "--split", "nothing")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "nothing_ids.txt" in done.stderr
+
+
+def test_train_resume_evaluate_explain(
+    run: Path, chan: Chan, dataset: Path, tiny_config: Path, tmp_path: Path
+) -> None:
+    data = ("--data", dataset, "--device", "cpu")
+    start = ("train", *data, "--out", run, "--config", tiny_config)
+    assert "--resume" in chan.complains(*start, code=2)
+    assert "train.lr" in chan.complains(*start, "--resume", "train.lr=1", code=2)
+    done = json.loads(chan("train", *data, "--out", run, "--resume", "--json", "train.epochs=3").out)
+    assert (done["epoch"], done["step"]) == (3, 9)
+    assert "epochs: 3" in (run / "config.yaml").read_text()
+
+    scores = tmp_path / "scores.npy"
+    evaluate = ("evaluate", run, *data, "--split", "dev")
+    document = json.loads(chan(*evaluate, "--json", "--scores", scores).out)
+    assert document["split"] == "dev"
+    assert document["rsum"] == done["best_rsum"]
+    assert set(document["i2t"]) == {"r1", "r5", "r10", "medr", "meanr"}
+    matrix = np.load(scores, allow_pickle=False)
+    assert (matrix.shape, matrix.dtype) == ((5, 25), np.float32)
+    table = chan(*evaluate).out
+    assert "image to text" in table
+    assert f"rsum {document['rsum']:.1f}" in table
+
+    picture = tmp_path / "explained.png"
+    chan("explain", run, *data, "--split", "test", "--out", picture)
+    with Image.open(picture) as image:
+        assert image.width > 1000
+        assert image.height > 8 * 280
+
+
+def test_wrong_use_is_one_clear_line(chan: Chan, dataset: Path, tiny_config: Path, tmp_path: Path) -> None:
+    data, out = ("--data", dataset), ("--out", tmp_path / "run")
+    train = ("train", *data, *out, "--config", tiny_config)
+    assert "model.dims" in chan.complains(*train, "model.dims=3", code=2)
+    assert "no/such" in chan.complains(*train, "--features", "no/such", code=1)
+    assert "cuda:77" in chan.complains(*train, "--device", "cuda:77", code=2)
+    assert "--config" in chan.complains("train", *data, *out, code=2)
+    assert "shipped" in chan.complains("train", *data, *out, "--config", "nothing", code=1)
+    assert "no run" in chan.complains("train", *data, *out, "--resume", code=1)
+    assert "no run" in chan.complains("evaluate", tmp_path, *data, "--split", "dev", code=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_has_examples(chan: Chan) -> None:
+    for command in ("train", "evaluate", "explain"):
+        assert f"Example: chan {command}" in " ".join(chan(command, "--help").out.split())

@@ -1,0 +1,30 @@
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def shared(name: str) -> Path:
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"needs the real data in {name}, which the project does not carry")
+    return path
+
+
+@pytest.fixture(scope="session")
+def flickr8k():
+    """1,000 photographs, captions and features."""
+    return shared("flickr8k_1k")
+
+
+@pytest.fixture(scope="session")
+def coco_samples():
+    """Ten photographs of COCO."""
+    return shared("coco_samples")
+
+
+@pytest.fixture(scope="session")
+def scan_vocabularies():
+    """SCAN's published vocabularies."""
+    return shared("vocab")

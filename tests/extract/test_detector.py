@@ -1,0 +1,109 @@
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+
+from data_tools.configs import config_folder
+from data_tools.errors import InputError
+from extract.config import load_config, provenance_text, with_values
+from extract.detector import build_network
+
+
+def picture(seed, height=96, width=128):
+    return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(seed)).float()
+
+
+def test_boxes_are_in_pixels_of_the_original(detector):
+    image = picture(0)
+    [same] = detector([image], [(96, 128)])
+    [larger] = detector([image], [(192, 640)])
+    torch.testing.assert_close(larger.boxes, same.boxes * torch.tensor([5.0, 2.0, 5.0, 2.0]))
+    assert same.boxes.min() >= 0
+    assert same.boxes[:, 2].max() <= 128
+    assert same.boxes[:, 3].max() <= 96
+
+
+def test_probabilities_leave_out_the_background_and_none(detector):
+    [found] = detector([picture(0)], [(96, 128)])
+    layers = detector.model.roi_heads.box_predictor
+    logits = found.features.double() @ layers.cls_score.weight.double().T + layers.cls_score.bias.double()
+    expected = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
+    torch.testing.assert_close(found.class_probabilities.double(), expected[:, :-1], atol=1e-5, rtol=1e-3)
+    assert found.attribute_probabilities.shape[1] == layers.num_attributes
+    torch.testing.assert_close(found.attribute_probabilities.sum(dim=1), torch.ones(len(found.boxes)))
+
+
+def test_an_image_does_not_depend_on_its_batch(detector):
+    images = [picture(seed) for seed in range(3)]
+    together = detector(images, [(96, 128)] * 3)
+    for image, batched in zip(images, together, strict=True):
+        [alone] = detector([image], [(96, 128)])
+        torch.testing.assert_close(batched.boxes, alone.boxes, atol=1e-3, rtol=0)
+        noise = 1e-5 * alone.features.abs().max().item()  # float32 sums in another order
+        torch.testing.assert_close(batched.features, alone.features, atol=noise, rtol=0)
+
+
+def test_images_of_different_shapes_are_refused(detector):
+    with pytest.raises(ValueError, match="one shape"):
+        detector([picture(0), picture(0, 128, 96)], [(1, 1), (1, 1)])
+
+
+def test_no_proposal_means_the_whole_image(detector, monkeypatch):
+    def nothing(batch, maps, targets):
+        empty = Instances((96, 128))
+        empty.proposal_boxes = Boxes(torch.empty(0, 4))
+        return [empty], {}
+
+    monkeypatch.setattr(detector.model.proposal_generator, "forward", nothing)
+    [found] = detector([picture(0)], [(48, 64)])
+    assert found.boxes.tolist() == [[0.0, 0.0, 64.0, 48.0]]
+    assert found.features.shape == (1, detector.dim)
+
+
+@pytest.mark.parametrize("path", sorted(config_folder("extract").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_configuration_is_built(path):
+    cfg = load_config(path.stem)
+    model = build_network(cfg, None, torch.device("cpu"))
+    assert model.roi_heads.box_predictor.cls_score.out_features == cfg.MODEL.ROI_HEADS.NUM_CLASSES + 1
+
+
+def test_the_published_network_has_the_published_names_and_shapes():
+    shapes = {
+        "backbone.stem.conv1.weight": (64, 3, 7, 7),
+        "backbone.res4.22.conv3.norm.running_var": (1024,),
+        "proposal_generator.rpn_head.conv.weight": (512, 1024, 3, 3),
+        "proposal_generator.rpn_head.objectness_logits.weight": (12, 512, 1, 1),
+        "roi_heads.res5.0.shortcut.weight": (2048, 1024, 1, 1),
+        "roi_heads.box_predictor.cls_score.weight": (1601, 2048),
+        "roi_heads.box_predictor.bbox_pred.weight": (6400, 2048),
+        "roi_heads.box_predictor.cls_embedding.weight": (1601, 256),
+        "roi_heads.box_predictor.fc_attr.weight": (512, 2304),
+        "roi_heads.box_predictor.attr_score.weight": (401, 512),
+    }
+    state = build_network(load_config("butd_r101_airsplay"), None, torch.device("cpu")).state_dict()
+    assert {name: tuple(state[name].shape) for name in shapes} == shapes
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("MODEL:\n  NO_SUCH_KEY: 1\n", "NO_SUCH_KEY"),
+        ("MODEL:\n  MASK_ON: [1, 2]\n", "MASK_ON"),
+        ("MODEL: [\n", r"\.yaml"),
+        ("just text", r"\.yaml"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line(tmp_path, text, message):
+    (tmp_path / "wrong.yaml").write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        load_config(str(tmp_path / "wrong.yaml"))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_configuration_names_the_shipped_ones():
+    with pytest.raises(InputError, match="butd_r101_airsplay, scenes"):
+        load_config("nothing")
+
+
+def test_provenance_does_not_tell_machines_apart(scenes_config):
+    moved = with_values(scenes_config, device="cuda:3", seed=5, output="elsewhere")
+    assert provenance_text(moved) == provenance_text(scenes_config)

@@ -1,0 +1,182 @@
+import json
+import re
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from data_tools.errors import InputError
+from data_tools.store import FeatureStore
+from extract.extraction import Extraction, Options, select_regions
+from extract.images import read_image
+from extract.provenance import describe_run
+from extract.selection import CaffeSelection
+from extract.sources import find_images
+
+GOOD = ["100", "102", "106", "107"]
+
+
+def run(detector, cfg, folder, output, *, bounds=(5, 5), **options):
+    images = find_images(folder)
+    selection = CaffeSelection(*bounds)
+    settings = Options(**{"workers": 0, "part_size": 3, **options})
+    provenance = describe_run(cfg, None, selection, settings.dtype, images)
+    return Extraction(detector, selection, folder, images, output, provenance, settings).run()
+
+
+def same_data(one, two):
+    with h5py.File(one) as a, h5py.File(two) as b:
+        assert sorted(a) == sorted(b)
+        assert dict(a.attrs) == dict(b.attrs)
+        for name in a:
+            assert a[name][()].tobytes() == b[name][()].tobytes(), name
+
+
+def test_good_images_are_stored_and_bad_ones_reported(detector, scenes_config, bad_images, tmp_path):
+    output = tmp_path / "out" / "features.h5"
+    summary = run(detector, scenes_config, bad_images, output)
+    assert (summary.images, summary.stored, summary.regions, summary.short) == (8, 4, 20, 0)
+    report = json.loads(output.with_suffix(".report.json").read_text())
+    assert (report["images"], report["stored"]) == (8, 4)
+    reasons = {failure["id"]: (failure["file"], failure["reason"]) for failure in report["failures"]}
+    assert reasons["101"] == ("empty.jpg", "the file is empty")
+    assert reasons["103"][1].startswith("not a picture")
+    assert "truncated" in reasons["104"][1]
+    assert reasons["105"] == ("missing.jpg", "no such file")
+    assert len(reasons) == 4
+    with FeatureStore(output) as store:
+        assert store.image_ids == GOOD
+        assert store.failures == tuple(report["failures"])
+
+
+def test_rows_are_the_selected_proposals_of_each_image(detector, scenes_config, bad_images, tmp_path):
+    run(detector, scenes_config, bad_images, tmp_path / "features.h5", bounds=(2, 9))
+    names = ["a.png", "b.png", "c.png", "tiny.png"]
+    with h5py.File(tmp_path / "features.h5") as file:
+        for row, name in enumerate(names):
+            image = read_image(bad_images / name)
+            [found] = detector([detector.resizing(image)], [image.shape[:2]])
+            chosen = CaffeSelection(2, 9)(found.boxes, found.class_probabilities)
+            rows = slice(*file["offsets"][row : row + 2])
+            assert file["image_sizes"][row].tolist() == list(image.shape[:2])
+            np.testing.assert_allclose(file["boxes"][rows], found.boxes[chosen], atol=1e-3)
+            np.testing.assert_allclose(
+                file["features"][rows], found.features[chosen], atol=1e-5 * found.features.abs().max().item()
+            )
+            np.testing.assert_array_equal(file["class_ids"][rows], found.class_probabilities[chosen].argmax(dim=1))
+            np.testing.assert_array_equal(
+                file["attribute_ids"][rows], found.attribute_probabilities[chosen].argmax(dim=1)
+            )
+            probabilities = found.class_probabilities[chosen]
+            np.testing.assert_allclose(file["class_scores"][rows], probabilities.max(dim=1)[0], atol=1e-4)
+
+
+def test_provenance_says_how_features_were_made(detector, scenes_config, bad_images, tmp_path):
+    run(detector, scenes_config, bad_images, tmp_path / "features.h5", dtype="float16")
+    with h5py.File(tmp_path / "features.h5") as file:
+        attributes = dict(file.attrs)
+        assert file["features"].dtype == np.float16
+    assert attributes["selection"] == "caffe min=5 max=5 threshold=0.2 nms=0.3"
+    assert attributes["feature_dtype"] == "float16"
+    assert attributes["weights_sha256"] == "random, seed 2022"
+    assert re.search(r"detectron2 0\.\d+.*torch 2\.", attributes["versions"])
+    assert "NUM_CLASSES: 4" in attributes["config"]
+
+
+def test_parts_batches_and_workers_do_not_change_the_store(detector, scenes_config, bad_images, tmp_path):
+    run(detector, scenes_config, bad_images, tmp_path / "a.h5", batch_size=1)
+    run(detector, scenes_config, bad_images, tmp_path / "b.h5", batch_size=1, part_size=100, workers=2)
+    same_data(tmp_path / "a.h5", tmp_path / "b.h5")
+
+
+def test_an_interrupted_run_goes_on_where_it_was(detector, scenes_config, bad_images, tmp_path, monkeypatch):
+    run(detector, scenes_config, bad_images, tmp_path / "whole.h5")
+    described = []
+    original = Extraction._describe
+
+    def fail_in_the_second_part(self, batch):
+        if batch[0].position >= 3:
+            raise KeyboardInterrupt
+        return original(self, batch)
+
+    def count(self, batch):
+        described.extend(item.position for item in batch)
+        return original(self, batch)
+
+    monkeypatch.setattr(Extraction, "_describe", fail_in_the_second_part)
+    with pytest.raises(KeyboardInterrupt):
+        run(detector, scenes_config, bad_images, tmp_path / "features.h5")
+    assert not (tmp_path / "features.h5").exists()
+    monkeypatch.setattr(Extraction, "_describe", count)
+    summary = run(detector, scenes_config, bad_images, tmp_path / "features.h5")
+    assert sorted(described) == [6, 7]  # 3, 4 and 5 are bad files; 0 and 2 were described before
+    assert summary.processed == 5
+    assert len(summary.failures) == 4
+    same_data(tmp_path / "whole.h5", tmp_path / "features.h5")
+
+
+def test_a_complete_store_is_left_alone_and_left_over_parts_are_removed(
+    detector, scenes_config, bad_images, tmp_path, monkeypatch
+):
+    output = tmp_path / "features.h5"
+    run(detector, scenes_config, bad_images, output)
+    before = output.stat().st_mtime_ns
+    (tmp_path / "features.h5.parts").mkdir()
+    (tmp_path / "features.h5.parts" / "part-000000.h5").touch()
+    monkeypatch.setattr(Extraction, "_describe", None)
+    summary = run(detector, scenes_config, bad_images, output)
+    assert (summary.processed, summary.stored, len(summary.failures)) == (0, 4, 4)
+    assert output.stat().st_mtime_ns == before
+    assert not (tmp_path / "features.h5.parts").exists()
+
+
+def test_a_store_made_otherwise_is_refused(detector, scenes_config, bad_images, tmp_path):
+    run(detector, scenes_config, bad_images, tmp_path / "features.h5")
+    with pytest.raises(InputError, match="selection was caffe min=5 max=5.*is caffe min=6 max=6"):
+        run(detector, scenes_config, bad_images, tmp_path / "features.h5", bounds=(6, 6))
+
+
+def test_the_first_bad_image_can_stop_a_run(detector, scenes_config, bad_images, tmp_path):
+    with pytest.raises(InputError, match=r"empty\.jpg: image 101 cannot be read: the file is empty"):
+        run(detector, scenes_config, bad_images, tmp_path / "features.h5", fail_on_error=True)
+
+
+def test_images_with_too_few_proposals_are_counted(detector, scenes_config, bad_images, tmp_path):
+    summary = run(detector, scenes_config, bad_images, tmp_path / "features.h5", bounds=(1000, 1000))
+    assert summary.short == 4
+    assert summary.regions < 4000
+
+
+def test_a_run_without_any_good_image_still_ends(detector, scenes_config, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "a.jpg").touch()
+    summary = run(detector, scenes_config, folder, tmp_path / "features.h5")
+    assert (summary.stored, len(summary.failures)) == (0, 1)
+    with FeatureStore(tmp_path / "features.h5") as store:
+        assert store.dim == detector.dim
+
+
+def test_only_images_of_one_resized_shape_share_a_batch(
+    detector, scenes_config, bad_images, tmp_path, monkeypatch
+):
+    shapes = []
+    call = type(detector).__call__
+
+    def record(self, images, sizes):
+        shapes.append([image.shape for image in images])
+        return call(self, images, sizes)
+
+    monkeypatch.setattr(type(detector), "__call__", record)
+    run(detector, scenes_config, bad_images, tmp_path / "features.h5", part_size=100)
+    assert sorted(map(len, shapes)) == [1, 1, 2]
+    assert all(len(set(batch)) == 1 for batch in shapes)
+
+
+def test_regions_are_ranked_by_the_selection(detector):
+    [found] = detector([torch.rand(3, 96, 96) * 255], [(96, 96)])
+    columns = select_regions(found, CaffeSelection(4, 4, threshold=2.0), "float16")
+    assert columns["features"].dtype == np.float16
+    assert columns["boxes"].shape == (4, 4)
+    assert columns["class_ids"].dtype == np.int32
