@@ -15,11 +15,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def group() -> None:
-    """Keep sub-commands even while there is one."""
-
-
 @app.command(epilog="Example: data-tools scenes data/scenes")
 def scenes(
     out: Annotated[Path, typer.Argument(help="Folder to write the data set to.")],
@@ -33,6 +28,18 @@ def scenes(
 
     write_scenes(out, train, dev, test, seed)
     print(f"{out}: {train} training, {dev} validation and {test} test images with five captions each")
+
+
+@app.command(epilog="Example: data-tools splits dataset_coco.json --out data/coco")
+def splits(
+    dataset: Annotated[Path, typer.Argument(help="Karpathy's dataset_coco.json or dataset_flickr30k.json.")],
+    out: Annotated[Path, typer.Option(help="Folder of the data set, for instance data/coco.")],
+) -> None:
+    """Write the ids, captions and id mapping of Karpathy's splits in SCAN's layout."""
+    from data_tools.karpathy import write_splits
+
+    for name, images in write_splits(dataset, out).items():
+        print(f"{out / 'precomp' / name}_ids.txt, _caps.txt: {images} images")
 
 
 data_tools = entry_point(app)

@@ -50,9 +50,7 @@ def feature_source(data: Path, split: str, features: Path | None = None) -> Path
     if not found:
         raise InputError(f"{folder}: found neither {STORE_NAME} nor {split}_ims.npy there")
     if len(found) > 1:
-        raise UsageError(
-            f"{folder}: holds both {found[0].name} and {found[1].name}; --features must say which"
-        )
+        raise UsageError(f"{folder}: holds both {found[0].name} and {found[1].name}; --features must say which")
     return found[0]
 
 

@@ -37,11 +37,11 @@ _PAINT: dict[str, tuple[Colour, Colour]] = {
     "white": ((246, 246, 242), (96, 104, 118)),
 }
 _COLOUR_JITTER = 10  # grey levels either way, each channel
-_LONGER_SIDE = {"small": (22, 26), "large": (40, 48)}  # pixels, both included
-_PATTERN_PERIOD = {"small": 6.0, "large": 7.5}  # pixels from stripe to stripe or dot to dot
-_TILT = 14  # degrees either way
-_STAR_WAIST = 0.46  # radius of a star's inner corners, its points being at 1
-_OUTLINE = 1.0  # pixels, inside the shape
+_LONGER_SIDE = {"small": (28, 32), "large": (46, 52)}  # pixels, both included
+_PATTERN_PERIOD = {"small": 7.0, "large": 8.0}  # pixels from stripe to stripe or dot to dot
+_TILT = 6  # degrees either way
+_STAR_WAIST = 0.4  # radius of a star's inner corners, its points being at 1
+_OUTLINE = 1.5  # pixels, inside the shape
 _SUPERSAMPLING = 4
 _MOST_OVERLAP = 0.05  # intersection over union of two boxes
 _BORDER = 2  # pixels that stay free along the edges of the image
@@ -102,7 +102,11 @@ def _sample_objects(rng: np.random.Generator) -> list[SceneObject]:
     """2 to 4 objects that have no place yet, no two of them alike in all that captions say of them."""
     looks = list(itertools.product(SHAPES, COLOURS, SIZES, TEXTURES))
     chosen = rng.choice(len(looks), size=int(rng.integers(2, 5)), replace=False)
-    return [SceneObject(*looks[i], _sprite(*looks[i], rng), left=0, top=0) for i in chosen]
+    objects = []
+    for shape, colour, size, texture in (looks[i] for i in chosen):
+        sprite = _sprite(shape, colour, size, texture, rng)
+        objects.append(SceneObject(shape, colour, size, texture, sprite, left=0, top=0))
+    return objects
 
 
 def _place(item: SceneObject, rng: np.random.Generator) -> SceneObject:

