@@ -1,6 +1,5 @@
 """The command `chan`: parses, calls, prints."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -57,7 +56,8 @@ def train(
     chosen = _resumed_config(out, config, changes) if resume else _new_config(config, changes)
     done = training.train(out, chosen, data, features, resolve_device(device), resume)
     if as_json:
-        print_json({"run": str(out), **asdict(done)})
+        document = {"run": str(out), "epochs": done.epoch, "steps": done.step}
+        print_json({**document, "best_rsum": done.best_rsum, "best_epoch": done.best_epoch + 1})
     else:
         print(f"best dev rsum {done.best_rsum:.1f} after epoch {done.best_epoch + 1} of {done.epoch}: {out}")
 

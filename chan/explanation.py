@@ -26,8 +26,8 @@ FUNCTION_WORDS = frozenset(
     """a about above across after against all along also am among an and another any are around as at away be
     because been before behind being below beneath beside besides between beyond both but by can could did do
     does down during each either else every few for from front had has have having he her here hers him his
-    how i if in inside into is it its itself just like many me more most much my near next no nor not of off
-    on one only onto or other others our out outside over own past per she should so some something such than
+    how i if in inside into is it its itself just left like many me more most much my near next no nor not of off
+    on one only onto or other others our out outside over own past per right she should so some something such than
     that the their them themselves then there these they this those through to together too toward towards
     under until up upon us very was we were what when where which while who whose why will with within without
     would you your n't 's 're 'll 've 'm 'd""".split()  # noqa: SIM905 - prose reads better than a list

@@ -245,8 +245,9 @@ class Extraction:
         return regions
 
     def _synchronise(self) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()  # so that the seconds are charged to the stage that spends them
+        if self.detector.model.device.type == "cuda":
+            # so that the seconds are charged to the stage that spends them
+            torch.cuda.synchronize(self.detector.model.device)
 
     def _block(
         self,
