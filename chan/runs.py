@@ -115,16 +115,25 @@ def save_epoch(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
     if progressed.best_epoch == progressed.epoch - 1:
         _save_weights(weights, folder / BEST)
     _save_weights(weights, folder / LAST)
-    state = {"model": weights, "optimizer": optimizer.state_dict(), "progressed": asdict(progressed)}
+    save_state(folder, model, optimizer, progressed)
+
+
+def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progressed: Progressed) -> None:
+    """Write what a resumed run needs; a new run has it before its first step."""
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progressed": asdict(progressed)}
     with replacing(folder / STATE) as temporary:
         torch.save(state, temporary)
 
 
 def load_epoch(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progressed:
-    """Put the state of the last finished epoch into `model` and `optimizer`; nothing where there is none."""
+    """Put the state of the last finished epoch, or of the beginning, into `model` and `optimizer`.
+
+    Raises:
+        InputError: the state is missing, damaged, or of another model.
+    """
     path = folder / STATE
     if not path.is_file():
-        return Progressed()
+        raise InputError(f"{path}: no such file, so the run cannot go on; begin it anew in another folder")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])

@@ -74,14 +74,18 @@ def train(
 
     if resume:
         reader = runs.load_reader(folder, config)
-        runs.keep_config(folder, config)
     else:
         reader = make_reader(config, data, [*training.split.captions, *dev.split.captions])
-        runs.start_run(folder, config, reader)
     torch.manual_seed(config.train.seed)
     model = build_model(config.model, config.model.image.dim, reader, pretrained=not resume).to(device)
     optimizer = make_optimizer(model, config.train.lr, config.train.text_lr_factor, config.train.weight_decay)
-    progressed = runs.load_epoch(folder, model, optimizer) if resume else Progressed()
+    progressed = Progressed()
+    if resume:
+        progressed = runs.load_epoch(folder, model, optimizer)
+        runs.keep_config(folder, config)
+    else:
+        runs.save_state(folder, model, optimizer, progressed)
+        runs.start_run(folder, config, reader)
     pairs = TrainingPairs(training, reader, config.data.region_keep, config.data.token_change, config.train.seed)
     with Metrics(folder, progressed.step) as metrics:
         trainer = Trainer(model, optimizer, pairs, config, metrics, device)
@@ -155,4 +159,4 @@ def validate(trainer: Trainer, dev: FeatureSplit, reader: CaptionReader, progres
 
 def _check_finite(loss: float, step: int) -> None:
     if not torch.isfinite(torch.tensor(loss)):
-        raise InputError(f"step {step}: the loss is {loss}; lower train.lr and --resume, or start anew")
+        raise InputError(f"step {step}: the loss is {loss}; start anew with a lower train.lr")

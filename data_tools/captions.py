@@ -47,7 +47,7 @@ def load_split(precomp: Path, name: str) -> Split:
         known = sorted(path.name.removesuffix("_ids.txt") for path in precomp.glob("*_ids.txt"))
         raise InputError(f"{ids_file}: no such file; the splits there are {', '.join(known) or 'none'}")
     ids = read_ids(ids_file)
-    captions = [line.strip() for line in read_text(captions_file).rstrip("\n").split("\n")]
+    captions = [line.strip() for line in read_text(captions_file).removesuffix("\n").split("\n")]
     if len(captions) == len(ids):
         ids_of_captions = ids
     elif len(captions) == 5 * len(ids):

@@ -26,8 +26,8 @@ def run(app: typer.Typer) -> None:
         sys.exit(_complain(error, code=1))
     except UsageError as error:
         sys.exit(_complain(error, code=2))
-    except KeyboardInterrupt:
-        sys.exit(_complain("interrupted", code=130))
+    except OSError as error:  # what no part of the program foresaw: a file vanished, a folder is not ours
+        sys.exit(_complain(f"{error.filename or 'input or output'}: {error.strerror or error}", code=1))
 
 
 def _complain(message: object, code: int) -> int:

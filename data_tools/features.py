@@ -51,8 +51,10 @@ class ScanFeatures:
         self._path, self._split = path, split
         try:
             self._array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise InputError(f"{path}: not a NumPy array file: {error}") from None
+        if not isinstance(self._array, np.ndarray):
+            raise InputError(f"{path}: an archive of arrays, expected one array")
         if self._array.ndim != 3 or self._array.dtype.kind != "f":
             raise InputError(
                 f"{path}: expected floats of shape (images, regions, dim), "
@@ -90,7 +92,7 @@ class ScanFeatures:
 
     def read(self, row: int) -> np.ndarray:
         """(K, D): the features of an image's regions."""
-        return np.array(self._array[self._first[row]])
+        return np.array(self._array[self._first[row]], dtype=self._array.dtype.newbyteorder("="))
 
     def boxes(self, row: int) -> np.ndarray | None:
         """None: these files have no boxes."""

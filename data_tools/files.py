@@ -4,7 +4,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from data_tools.errors import InputError
 def read_text(path: Path) -> str:
     """The UTF-8 text of `path`; `InputError` where there is none."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # a byte-order mark is no text
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {_reason(error)}") from None
 
@@ -23,7 +23,7 @@ def read_json(path: Path) -> Any:
     """The JSON document in `path`; `InputError` names the line where it is malformed."""
     try:
         return json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON: {error}") from None
 
 
@@ -50,7 +50,8 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it may never have been made, and the first error is the one to tell
+            temporary.unlink()
 
 
 def replace_file(path: Path, content: bytes) -> None:

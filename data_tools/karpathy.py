@@ -28,9 +28,11 @@ def write_splits(dataset: Path, out: Path) -> dict[str, int]:
     document = read_json(dataset)
     try:
         images = [_image(entry) for entry in document["images"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{dataset}: not one of Karpathy's data sets: {reason}") from None
+    if not images:
+        raise InputError(f"{dataset}: holds no image")
     mapping: dict[str, str] = {}
     splits: defaultdict[str, list[tuple[str, list[str]]]] = defaultdict(list)
     for image_id, file, split, captions in images:

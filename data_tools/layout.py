@@ -73,6 +73,8 @@ def load_id_mapping(path: Path) -> dict[str, str]:
     if not isinstance(document, dict) or not document:
         raise InputError(f'{path}: expected an object {{"id": "file", ...}} with at least one entry')
     for image_id, file in document.items():
+        if not image_id or image_id != image_id.strip() or not image_id.isprintable():
+            raise InputError(f"{path}: id {image_id!r}: expected printable characters, no space around them")
         if not isinstance(file, str) or not file or Path(file).is_absolute() or ".." in Path(file).parts:
             raise InputError(f"{path}: id {image_id}: expected a file name relative to the images folder")
     return document

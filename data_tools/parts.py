@@ -7,7 +7,8 @@ refused.
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_tools.errors import InputError
@@ -26,12 +27,14 @@ class Parts:
         provenance: how every part is made; text by name, written to each part and to the store.
         images: how many images the list has.
         size: images of each part but the last.
+        conditions: what else must not change while a store is made, in text by name; kept by parts only.
     """
 
     file: Path
     provenance: dict[str, str]
     images: int
     size: int
+    conditions: dict[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -53,7 +56,7 @@ class Parts:
 
     @property
     def _attributes(self) -> dict[str, str]:
-        return {**self.provenance, "images_per_part": str(self.size)}
+        return {**self.provenance, **self.conditions, "images_per_part": str(self.size)}
 
     def missing(self) -> list[int]:
         """The parts that are still to be written.
@@ -72,7 +75,7 @@ class Parts:
 
     def write(self, part: int, block: Block) -> None:
         """Write a part, whole or not at all."""
-        with replacing(self.path(part)) as temporary:
+        with replacing(self.path(part)) as temporary, _disk_errors():
             write_store(temporary, [block], StoreShape.of([block]), self._attributes)
 
     def join(self) -> None:
@@ -88,7 +91,7 @@ class Parts:
                 f"{self.file}: joining its parts takes {needed / 1e9:.2f} GB and the disk has "
                 f"{free / 1e9:.2f} GB left; make room and run the same command again"
             )
-        with replacing(self.file, temporary=self.folder / "joined.tmp") as temporary:
+        with replacing(self.file, temporary=self.folder / "joined.tmp") as temporary, _disk_errors():
             paths = [self.path(part) for part in range(self.count)]
             write_store(temporary, _blocks(paths), _joined_shape(paths), self.provenance)
         self.discard()
@@ -98,6 +101,15 @@ class Parts:
         if self.folder.is_dir():
             shutil.rmtree(self.folder)
             flush_to_disk(self.folder.parent)
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """HDF5 reports a full disk as a `RuntimeError` when it closes a file."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(" ".join(str(error).split())) from error
 
 
 def _blocks(paths: list[Path]) -> Iterator[Block]:

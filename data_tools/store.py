@@ -145,13 +145,14 @@ class FeatureStore:
         self.path = path
         self._owner = -1
         file = self._file
+        self.provenance = _checked_attributes(path, file)
+        self._check_data_sets(file)
         try:
-            self.provenance = _checked_attributes(path, file)
             self.image_ids = [_text(value) for value in file["image_ids"][:]]
-            self._offsets: np.ndarray = file["offsets"][:]
-            self._check_shapes(file)
-        except KeyError as error:
-            raise InputError(f"{path}: a feature store needs the data set {error.args[0]}") from None
+        except UnicodeDecodeError:
+            raise InputError(f"{path}: image_ids are not UTF-8") from None
+        self._offsets: np.ndarray = file["offsets"][:]
+        self._check_shapes(file)
         self._positions = {image_id: row for row, image_id in enumerate(self.image_ids)}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -163,6 +164,14 @@ class FeatureStore:
             self._open = _open_for_reading(self.path)
             self._owner = os.getpid()
         return self._open
+
+    def _check_data_sets(self, file: h5py.File) -> None:
+        needed = {"image_ids": (1, "OS"), "offsets": (1, "i"), "features": (2, "f")}
+        for name, (dimensions, kinds) in needed.items():
+            found = file.get(name)
+            if not isinstance(found, h5py.Dataset) or found.ndim != dimensions or found.dtype.kind not in kinds:
+                expected = {"O": "text", "i": "integers", "f": "floats"}[kinds[0]]
+                raise InputError(f"{self.path}: needs a data set {name}, {expected} in {dimensions} dimension(s)")
 
     def _check_shapes(self, file: h5py.File) -> None:
         images, regions = len(self.image_ids), len(file["features"])
@@ -177,13 +186,13 @@ class FeatureStore:
                 f"{self.path}: offsets must rise from 0 to {regions} in {images + 1} steps "
                 f"for {images} images and {regions} regions"
             )
-        if file["features"].ndim != 2 or file["features"].dtype.kind != "f":
-            raise InputError(f"{self.path}: features must be floats of shape (regions, dim)")
+        if len(set(self.image_ids)) != images:
+            raise InputError(f"{self.path}: image_ids holds an id twice")
         for name, (_, trailing) in REGION_COLUMNS.items():
-            if name in file and file[name].shape != (regions, *trailing):
-                raise InputError(f"{self.path}: {name} has shape {file[name].shape}, not {(regions, *trailing)}")
-        if "image_sizes" in file and file["image_sizes"].shape != (images, 2):
-            raise InputError(f"{self.path}: image_sizes has shape {file['image_sizes'].shape}, not {(images, 2)}")
+            if name in file and getattr(file[name], "shape", None) != (regions, *trailing):
+                raise InputError(f"{self.path}: {name} must have the shape {(regions, *trailing)}")
+        if "image_sizes" in file and getattr(file["image_sizes"], "shape", None) != (images, 2):
+            raise InputError(f"{self.path}: image_sizes must have the shape {(images, 2)}")
 
     @property
     def dim(self) -> int:
@@ -214,7 +223,8 @@ class FeatureStore:
         return self._column("boxes", row) if "boxes" in self._file else None
 
     def _column(self, name: str, row: int) -> np.ndarray:
-        return self._file[name][self._offsets[row] : self._offsets[row + 1]]
+        rows = self._file[name][self._offsets[row] : self._offsets[row + 1]]
+        return rows.astype(rows.dtype.newbyteorder("="), copy=False)  # torch knows the machine's order only
 
     def block(self) -> Block:
         """The whole store in memory."""
@@ -272,9 +282,9 @@ def _open_for_reading(path: Path) -> h5py.File:
 def _checked_attributes(path: Path, file: h5py.File) -> dict[str, str]:
     attributes = dict(file.attrs)
     found = attributes.pop("format", None), attributes.pop("format_version", None)
-    if found[0] != FORMAT:
+    if not isinstance(found[0], str) or found[0] != FORMAT:
         raise InputError(f"{path}: not a feature store: its attribute format is {found[0]!r}, not {FORMAT!r}")
-    if found[1] != FORMAT_VERSION:
+    if np.ndim(found[1]) or found[1] != FORMAT_VERSION:
         raise InputError(f"{path}: format version {found[1]}; this program reads version {FORMAT_VERSION}")
     return {name: str(value) for name, value in attributes.items()}
 

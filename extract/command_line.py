@@ -117,16 +117,20 @@ def extract_features_command(
     file = None if spec == "random" else find_weights(spec)
     selection = CaffeSelection(*bounds)
     store = output or images.resolve().parent / "precomp" / "features.h5"
-    if overwrite:
+    if not store.name or store.is_dir():
+        raise UsageError(f"--output {store}: expected a file")
+    detector = build_detector(cfg, file, target)
+    provenance = describe_run(cfg, file, selection, dtype.value, sources)
+    if overwrite:  # not before all else is known to be right
         Parts(store, {}, 0, part_size).discard()
         store.unlink(missing_ok=True)
     run = Extraction(
-        build_detector(cfg, file, target),
+        detector,
         selection,
         images,
         sources,
         store,
-        describe_run(cfg, file, selection, dtype.value, sources),
+        provenance,
         Options(batch_size, workers, part_size, dtype.value, on_error is OnError.FAIL),
     )
     summary = run.run()
@@ -163,7 +167,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
     device: Device = "auto",
-    seed: Annotated[int | None, typer.Option(min=0, help="Default: the configuration's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Default: the configuration's.")] = None,
     as_json: Json = False,
 ) -> None:
     """Train a detector: boxes, classes and attributes."""

@@ -1,16 +1,20 @@
 """Detectron2's configuration with the keys that bottom-up attention adds to it."""
 
+from pathlib import Path
+
 from detectron2.config import CfgNode, get_cfg
 from yaml import YAMLError
 
 from data_tools.configs import find_config
 from data_tools.errors import InputError
+from extract.resizing import METHODS
 
 
 def butd_config() -> CfgNode:
     """Detectron2's defaults and ours."""
     cfg = get_cfg()
     cfg.MODEL.MASK_ON = False
+    cfg.MODEL.ROI_HEADS.NAME = "BUTDROIHeads"
     cfg.MODEL.ROI_ATTRIBUTE_HEAD = CfgNode()
     cfg.MODEL.ROI_ATTRIBUTE_HEAD.NUM_ATTRIBUTES = 400  # without "none"
     cfg.MODEL.ROI_ATTRIBUTE_HEAD.LOSS_WEIGHT = 1.0
@@ -29,12 +33,26 @@ def load_config(spec: str) -> CfgNode:
     path = find_config("extract", spec)
     cfg = butd_config()
     try:
-        cfg.merge_from_file(str(path))
-    except (KeyError, ValueError, AssertionError, YAMLError, AttributeError) as error:
-        reason = " ".join(str(error.args[0] if error.args else error).split())
+        cfg.merge_from_file(str(path), allow_unsafe=False)  # else YAML tags could run code
+    except (KeyError, ValueError, TypeError, AssertionError, AttributeError, OSError, YAMLError) as error:
+        reason = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
         raise InputError(f"{path}: {reason}") from None
     cfg.freeze()
+    _check_choices(cfg, path)
     return cfg
+
+
+def _check_choices(cfg: CfgNode, path: Path) -> None:
+    """Raise `InputError` for values that Detectron2 would take and our parts could not use."""
+    for key, value, choices in (
+        ("INPUT.RESIZE", cfg.INPUT.RESIZE, METHODS),
+        ("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER, ("SGD", "AdamW")),
+        ("MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME, ("BUTDROIHeads",)),
+    ):
+        if value not in choices:
+            raise InputError(f"{path}: {key} is {value!r}, expected {' or '.join(choices)}")
+    if cfg.MODEL.WEIGHTS:
+        raise InputError(f"{path}: MODEL.WEIGHTS is not read here, for Detectron2 unpickles such files freely")
 
 
 def with_values(

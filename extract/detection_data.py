@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +54,21 @@ def load_detection_split(data: Path, name: str) -> DetectionSplit:
 
 
 def _record(record: dict[str, Any], folder: Path, classes: int, attributes: int) -> dict[str, Any]:
+    where = f"image {record['image_id']}"
+    file = Path(record["file_name"])
+    if file.is_absolute() or ".." in file.parts or not (folder / file).is_file():
+        raise ValueError(f"{where}: file_name {file} is no file in {folder}")
     annotations = []
     for annotation in record["annotations"]:
-        where = f"image {record['image_id']}"
         box = [float(value) for value in annotation["bbox"]]
-        if len(box) != 4 or box[2] <= box[0] or box[3] <= box[1]:
+        if len(box) != 4 or not (isfinite(sum(box)) and box[0] < box[2] and box[1] < box[3]):
             raise ValueError(f"{where}: bbox {box} is not x1 y1 x2 y2 with x1 < x2 and y1 < y2")
-        if not 0 <= annotation["category_id"] < classes:
+        if annotation["category_id"] not in range(classes):
             raise ValueError(f"{where}: category_id {annotation['category_id']} of {classes} classes")
-        if not all(0 <= attribute < attributes for attribute in annotation["attribute_ids"]):
+        if not all(attribute in range(attributes) for attribute in annotation["attribute_ids"]):
             raise ValueError(f"{where}: attribute_ids {annotation['attribute_ids']} of {attributes} attributes")
         annotations.append({**annotation, "bbox": box, "bbox_mode": BoxMode.XYXY_ABS})
-    return {**record, "file_name": str(folder / record["file_name"]), "annotations": annotations}
+    return {**record, "file_name": str(folder / file), "annotations": annotations}
 
 
 def check_labels(cfg: CfgNode, split: DetectionSplit) -> None:
@@ -87,6 +91,13 @@ class AttributeMapper(DatasetMapper):
     def __init__(self, cfg: CfgNode, is_train: bool = True) -> None:
         super().__init__(cfg, is_train=is_train)
         self.num_attributes = cfg.MODEL.ROI_ATTRIBUTE_HEAD.NUM_ATTRIBUTES
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """See Detectron2's `DatasetMapper`; `InputError` names an image that cannot be read."""
+        try:
+            return super().__call__(dataset_dict)
+        except (OSError, SyntaxError, utils.SizeMismatchError) as error:
+            raise InputError(f"{dataset_dict['file_name']}: {' '.join(str(error).split())}") from None
 
     def _transform_annotations(
         self, dataset_dict: dict[str, Any], transforms: Transform, image_shape: Sequence[int]

@@ -13,9 +13,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from data_tools.console import Progress
+from data_tools.errors import InputError
 from extract.detection_data import DetectionSplit
 from extract.detector import Detector
-from extract.images import read_image
+from extract.images import UnreadableImageError, read_image
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,16 @@ class DetectorScores:
 
 @torch.inference_mode()
 def evaluate_detector(detector: Detector, split: DetectionSplit) -> DetectorScores:
-    """Run the detector over a split's images and score its boxes and attributes."""
+    """Run the detector over a split's images and score its boxes and attributes.
+
+    Raises:
+        InputError: an image cannot be read.
+    """
     detections: list[dict[str, Any]] = []
     found = annotated = 0
     with Progress("evaluate detector", len(split.records), "images") as bar:
         for number, record in enumerate(split.records):
-            image = read_image(Path(record["file_name"]))
+            image = _read(Path(record["file_name"]))
             height, width = image.shape[:2]
             resized = detector.resizing(image)
             [output] = detector.model([{"image": resized, "height": height, "width": width}])
@@ -59,6 +64,13 @@ def evaluate_detector(detector: Detector, split: DetectionSplit) -> DetectorScor
         ap50_by_class=dict(zip(split.classes, precisions, strict=True)),
         attribute_accuracy=found / max(annotated, 1),
     )
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        return read_image(path)
+    except UnreadableImageError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _coco_results(image: int, instances: Any) -> list[dict[str, Any]]:

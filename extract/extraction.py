@@ -145,7 +145,9 @@ class Extraction:
     ) -> None:
         self.detector, self.selection, self.folder, self.images = detector, selection, folder, images
         self.options = options
-        self.parts = Parts(output, provenance, len(images), options.part_size)
+        # Another batch size or device sums in another order: in one store that would show in the last bits.
+        conditions = {"batch_size": str(options.batch_size), "device": detector.model.device.type}
+        self.parts = Parts(output, provenance, len(images), options.part_size, conditions)
         self.summary = Summary(output, len(images))
 
     def run(self) -> Summary:
@@ -300,7 +302,7 @@ def select_regions(proposals: Proposals, selection: CaffeSelection, dtype: str) 
 
 def report_path(store: Path) -> Path:
     """Where the report of a store lies: beside it."""
-    return store.with_suffix(".report.json")
+    return store.with_name(store.name.removesuffix(".h5") + ".report.json")
 
 
 def write_report(summary: Summary) -> Path:

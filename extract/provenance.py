@@ -27,5 +27,5 @@ def describe_run(
         "precision": "fp32",
         "feature_dtype": dtype,
         "versions": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
-        "image_list_sha256": hashlib.sha256(listing.encode()).hexdigest(),
+        "image_list_sha256": hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest(),
     }

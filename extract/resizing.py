@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+METHODS = ("pillow", "torch")
 SMALLEST_SIDE = 32  # pixels: below it the feature map (stride 16) of a very long picture would vanish
 
 
@@ -22,7 +23,7 @@ class Resizing:
     max_side: int
 
     def __post_init__(self) -> None:
-        if self.method not in ("pillow", "torch"):
+        if self.method not in METHODS:
             raise ValueError(f"resize method {self.method!r}; expected pillow or torch")
 
     def shape(self, height: int, width: int) -> tuple[int, int]:

@@ -4,10 +4,24 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from data_tools.errors import InputError
 from data_tools.layout import load_id_mapping
+
+ENDINGS = {
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".avif",
+}
 
 
 @dataclass(frozen=True)
@@ -34,8 +48,8 @@ def find_images(folder: Path, id_mapping: Path | None = None) -> list[SourceImag
     mapping = id_mapping or folder.resolve().parent / "id_mapping.json"
     if id_mapping or mapping.is_file():
         return [SourceImage(image_id, file) for image_id, file in load_id_mapping(mapping).items()]
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in endings)
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+    files = sorted(path.relative_to(folder) for path in found)
     if not files:
         raise InputError(f"{folder}: found no picture there")
     first_of: dict[str, Path] = {}
@@ -46,5 +60,11 @@ def find_images(folder: Path, id_mapping: Path | None = None) -> list[SourceImag
     for file in files:
         seen[file.stem] += 1
         problem = f"its id is taken by {first_of[file.stem]}" if seen[file.stem] > 1 else None
-        images.append(SourceImage(file.stem, file.as_posix(), problem))
+        if not str(file).isprintable():
+            problem = "its name has characters that an id cannot have"
+        images.append(SourceImage(_printable(file.stem), _printable(file.as_posix()), problem))
     return images
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)

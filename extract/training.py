@@ -1,5 +1,6 @@
 """Training the detector, by Detectron2's own trainer, data loading, schedule and checkpoints."""
 
+import itertools
 import logging
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from data_tools.console import Progress
-from data_tools.errors import UsageError
+from data_tools.errors import InputError, UsageError
+from data_tools.files import read_text
 
 # Imported for what they register with Detectron2.
 from extract import backbone, roi_heads  # noqa: F401
@@ -112,6 +114,8 @@ def train_detector(cfg: CfgNode, split: DetectionSplit, out: Path, resume: bool 
     if resume and not begun:
         raise UsageError(f"{out}: holds no checkpoint to resume from")
     cfg = with_values(cfg, output=str(out))
+    if resume:
+        _refuse_changes(out / "config.yaml", cfg)
     out.mkdir(parents=True, exist_ok=True)
     _log_to_file(out)
     (out / "config.yaml").write_text(cfg.dump())
@@ -121,6 +125,19 @@ def train_detector(cfg: CfgNode, split: DetectionSplit, out: Path, resume: bool 
     trainer.resume_or_load(resume=resume)
     trainer.train()
     return out / FINAL_WEIGHTS
+
+
+def _refuse_changes(stored: Path, cfg: CfgNode) -> None:
+    """Raise `InputError` where a run to be resumed was begun with another configuration; devices may differ."""
+    old, new = (
+        [line for line in text.splitlines() if not line.startswith("  DEVICE: ")]
+        for text in (read_text(stored), cfg.dump())
+    )
+    for mine, other in itertools.zip_longest(old, new, fillvalue="(nothing)"):
+        if mine != other:
+            raise InputError(
+                f"{stored}: a resumed run keeps its configuration; it has {mine.strip()}, not {other.strip()}"
+            )
 
 
 def _log_to_file(out: Path) -> None:

@@ -25,6 +25,11 @@ def test_an_empty_caption_in_the_middle_keeps_its_line(tmp_path, write_split):
     assert load_split(tmp_path, "dev").captions == ["a", "", "c", "d", "e"]
 
 
+def test_empty_captions_at_the_end_keep_their_lines(tmp_path, write_split):
+    write_split(tmp_path, ["7"], ["a", "b", "c", "", ""])
+    assert load_split(tmp_path, "dev").captions == ["a", "b", "c", "", ""]
+
+
 @pytest.mark.parametrize(
     ("ids", "captions", "message"),
     [

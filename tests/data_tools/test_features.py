@@ -42,6 +42,24 @@ def test_a_wrong_array_is_refused(tmp_path, split, array, message):
         ScanFeatures(tmp_path / "dev_ims.npy", split)
 
 
+def test_files_that_only_look_like_arrays_are_refused(tmp_path, split):
+    (tmp_path / "dev_ims.npy").touch()
+    with pytest.raises(InputError, match="not a NumPy array file"):
+        ScanFeatures(tmp_path / "dev_ims.npy", split)
+    with (tmp_path / "dev_ims.npy").open("wb") as file:
+        np.savez(file, a=np.zeros(3))
+    with pytest.raises(InputError, match="an archive of arrays"):
+        ScanFeatures(tmp_path / "dev_ims.npy", split)
+
+
+def test_big_endian_arrays_come_in_the_machines_order(tmp_path, split):
+    values = np.arange(24.0).reshape(2, 4, 3)
+    np.save(tmp_path / "dev_ims.npy", values.astype(">f4"))
+    read = ScanFeatures(tmp_path / "dev_ims.npy", split).read(1)
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, values[1])
+
+
 def test_a_missing_image_is_named(tmp_path, split):
     np.save(tmp_path / "dev_ims.npy", np.zeros((2, 4, 3), np.float32))
     with pytest.raises(InputError, match="no features of image 5"):
@@ -87,6 +105,8 @@ def test_folders_of_a_data_set(tmp_path):
         ("{", "not JSON"),
         ("[]", "expected an object"),
         ("{}", "at least one entry"),
+        ('{" 1": "a.jpg"}', "id ' 1': expected printable characters"),
+        ('{"1\\n": "a.jpg"}', "expected printable characters"),
         ('{"1": 2}', "id 1: expected a file name"),
         ('{"1": "../../etc/passwd"}', "id 1: expected a file name relative to the images folder"),
         ('{"1": "/etc/passwd"}', "id 1: expected a file name relative to the images folder"),

@@ -47,6 +47,8 @@ def test_coco_joins_restval_to_train_and_tests_on_the_first_thousand(tmp_path):
         ([entry(1, "validation")], "image 1: split 'validation' is none of"),
         ([entry(1, "train", captions=4)], "image 1: 4 captions"),
         ([entry(1, "train"), entry(1, "val")], "two images have the id 1"),
+        ([entry(1, "train", sentences=[{"raw": None}] * 5)], "not one of Karpathy's"),
+        ([], "holds no image"),
         (None, "not one of Karpathy's"),
     ],
 )

@@ -107,6 +107,8 @@ def test_training_the_detector_goes_on_after_a_kill(data, short_config, tmp_path
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "cut" / "model_final.pth").is_file()
     assert "--resume goes on" in one_line(command("butd", "train", *arguments, "--out", tmp_path / "cut"), 2)
+    other = ("--config", "scenes", "--data", data, "--out", tmp_path / "cut", "--resume")
+    assert "a resumed run keeps its configuration" in one_line(command("butd", "train", *other), 1)
     assert "no checkpoint" in one_line(
         command("butd", "train", *arguments, "--out", tmp_path / "new", "--resume"), 2
     )
@@ -132,8 +134,15 @@ def test_a_folder_of_ones_own_pictures(data, tmp_path):
         "extract-features", mine, "--config", "scenes", "--weights", "random", "--num-boxes", 8, "--overwrite"
     )
     assert forced.returncode == 0, forced.stderr
-    with h5py.File(tmp_path / "mine" / "precomp" / "features.h5") as file:
+    store = tmp_path / "mine" / "precomp" / "features.h5"
+    with h5py.File(store) as file:
         assert file["offsets"][-1] == 24
+    (tmp_path / "junk.pth").write_text("no weights")
+    junk = command(
+        "extract-features", mine, "--config", "scenes", "--weights", tmp_path / "junk.pth", "--overwrite"
+    )
+    assert "not a readable weight file" in one_line(junk, 1)
+    assert store.is_file()
 
 
 def test_bad_pictures_are_reported_and_the_exit_code_says_so(data, tmp_path):
@@ -162,6 +171,8 @@ def test_bad_pictures_are_reported_and_the_exit_code_says_so(data, tmp_path):
         ((".", "--config", "scenes", "--weights", "absent.pth"), 1, "absent.pth: no such weight file"),
         ((".", "--num-boxes", "3", "--min-boxes", "2"), 2, "give either --num-boxes or"),
         ((".", "--min-boxes", "20", "--max-boxes", "10"), 2, "go together"),
+        ((".", "--config", "scenes", "--weights", "random", "--output", ".."), 2, "--output ..: expected a file"),
+        ((".", "--device", "hpu"), 2, "--device hpu: not available here"),
         ((".", "--device", "cuda:77"), 2, "--device cuda:77: not available here"),
     ],
 )

@@ -41,7 +41,7 @@ def broken(scenes, tmp_path, change):
     document = json.loads((scenes / "annotations" / "test.json").read_text())
     change(document)
     (tmp_path / "annotations").mkdir()
-    (tmp_path / "images").mkdir()
+    (tmp_path / "images").symlink_to(scenes / "images")
     (tmp_path / "annotations" / "test.json").write_text(json.dumps(document))
     return tmp_path
 
@@ -58,6 +58,10 @@ def annotation(document):
         (lambda d: annotation(d).pop("bbox"), "the key 'bbox' is missing"),
         (lambda d: annotation(d).update(bbox=[5, 5, 5, 9]), "is not x1 y1 x2 y2"),
         (lambda d: annotation(d).update(bbox="wide"), "could not convert"),
+        (lambda d: annotation(d).update(bbox=[1, float("nan"), 5, 9]), "is not x1 y1 x2 y2"),
+        (lambda d: annotation(d).update(attribute_ids=[0.5]), r"attribute_ids \[0.5\] of 13"),
+        (lambda d: d["images"][0].update(file_name="/etc/passwd"), "file_name /etc/passwd is no file in"),
+        (lambda d: d["images"][0].update(file_name="absent.jpg"), "file_name absent.jpg is no file in"),
         (lambda d: annotation(d).update(category_id=4), "category_id 4 of 4 classes"),
         (lambda d: annotation(d).update(attribute_ids=[1, 13]), r"attribute_ids \[1, 13\] of 13"),
     ],

@@ -90,13 +90,23 @@ def test_the_published_network_has_the_published_names_and_shapes():
         ("MODEL:\n  MASK_ON: [1, 2]\n", "MASK_ON"),
         ("MODEL: [\n", r"\.yaml"),
         ("just text", r"\.yaml"),
+        ("", r"\.yaml"),
+        ("MODEL: null\n", r"\.yaml"),
+        ("_BASE_: absent.yaml\n", "No such file"),
+        ("MODEL: !!python/object/apply:os.mkdir [made-by-yaml]\n", "python/object"),
+        ("INPUT:\n  RESIZE: nearest\n", "INPUT.RESIZE is 'nearest', expected pillow or torch"),
+        ("SOLVER:\n  OPTIMIZER: sgd\n", "SOLVER.OPTIMIZER is 'sgd', expected SGD or AdamW"),
+        ("MODEL:\n  ROI_HEADS:\n    NAME: Res5ROIHeads\n", "MODEL.ROI_HEADS.NAME is 'Res5ROIHeads'"),
+        ("MODEL:\n  WEIGHTS: x.pkl\n", "MODEL.WEIGHTS is not read here"),
     ],
 )
-def test_a_wrong_configuration_is_one_line(tmp_path, text, message):
+def test_a_wrong_configuration_is_one_line_and_runs_nothing(tmp_path, text, message, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "wrong.yaml").write_text(text)
     with pytest.raises(InputError, match=message) as caught:
         load_config(str(tmp_path / "wrong.yaml"))
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "made-by-yaml").exists()
 
 
 def test_an_unknown_configuration_names_the_shipped_ones():

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from data_tools.errors import InputError
 from extract.detection_data import DetectionSplit, load_detection_split
 from extract.evaluation import average_precisions, evaluate_detector
 
@@ -45,6 +46,16 @@ def test_perfect_outputs_score_one(scenes, detector, monkeypatch):
     scores = evaluate_detector(detector, split)
     assert scores.ap50 == pytest.approx(1.0)
     assert scores.attribute_accuracy == pytest.approx(0.75)
+
+
+def test_an_unreadable_image_is_one_line(scenes, detector, tmp_path):
+    split = load_detection_split(scenes, "test")
+    (tmp_path / "a.jpg").touch()
+    broken = DetectionSplit(
+        split.classes, split.attributes, [{**split.records[0], "file_name": tmp_path / "a.jpg"}]
+    )
+    with pytest.raises(InputError, match=r"a\.jpg: the file is empty"):
+        evaluate_detector(detector, broken)
 
 
 def truth(split, number):

@@ -137,6 +137,14 @@ def test_a_store_made_otherwise_is_refused(detector, scenes_config, bad_images, 
         run(detector, scenes_config, bad_images, tmp_path / "features.h5", bounds=(6, 6))
 
 
+def test_parts_of_another_batch_size_are_refused(detector, scenes_config, bad_images, tmp_path, monkeypatch):
+    monkeypatch.setattr("data_tools.parts.Parts.join", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(detector, scenes_config, bad_images, tmp_path / "features.h5", batch_size=2)
+    with pytest.raises(InputError, match="batch_size was 2, is 4"):
+        run(detector, scenes_config, bad_images, tmp_path / "features.h5", batch_size=4)
+
+
 def test_the_first_bad_image_can_stop_a_run(detector, scenes_config, bad_images, tmp_path):
     with pytest.raises(InputError, match=r"empty\.jpg: image 101 cannot be read: the file is empty"):
         run(detector, scenes_config, bad_images, tmp_path / "features.h5", fail_on_error=True)

@@ -39,6 +39,19 @@ def test_a_mapping_can_lie_elsewhere(tmp_path):
     assert find_images(tmp_path / "images", tmp_path / "other.json") == [SourceImage("7", "a.jpg")]
 
 
+def test_stores_and_folders_are_no_pictures(tmp_path):
+    touch(tmp_path, "pictures/a.jpg", "pictures/features.h5", "pictures/features.h5.parts/part-000000.h5")
+    (tmp_path / "pictures" / "album.jpg").mkdir()
+    assert [image.file for image in find_images(tmp_path / "pictures")] == ["a.jpg"]
+
+
+def test_a_name_that_cannot_be_an_id_is_reported(tmp_path):
+    touch(tmp_path, "pictures/a\nb.jpg", "pictures/c.jpg")
+    broken, whole = find_images(tmp_path / "pictures")
+    assert (broken.image_id, broken.problem is None) == ("'a\\nb'", False)
+    assert whole == SourceImage("c", "c.jpg")
+
+
 def test_nothing_to_read_is_an_error(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         find_images(tmp_path / "absent")
