@@ -128,9 +128,9 @@ def train_detector(cfg: CfgNode, split: DetectionSplit, out: Path, resume: bool 
 
 
 def _refuse_changes(stored: Path, cfg: CfgNode) -> None:
-    """Raise `InputError` where a run to be resumed was begun with another configuration; devices may differ."""
+    """Raise `InputError` where a run was begun with another configuration; its device and place may differ."""
     old, new = (
-        [line for line in text.splitlines() if not line.startswith("  DEVICE: ")]
+        [line for line in text.splitlines() if not line.startswith(("  DEVICE: ", "OUTPUT_DIR: "))]
         for text in (read_text(stored), cfg.dump())
     )
     for mine, other in itertools.zip_longest(old, new, fillvalue="(nothing)"):

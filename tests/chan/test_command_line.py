@@ -80,7 +80,7 @@ def test_train_resume_evaluate_explain(
     assert "--resume" in chan.complains(*start, code=2)
     assert "train.lr" in chan.complains(*start, "--resume", "train.lr=1", code=2)
     done = json.loads(chan("train", *data, "--out", run, "--resume", "--json", "train.epochs=3").out)
-    assert (done["epoch"], done["step"]) == (3, 9)
+    assert (done["epochs"], done["steps"]) == (3, 9)
     assert "epochs: 3" in (run / "config.yaml").read_text()
 
     scores = tmp_path / "scores.npy"
