@@ -15,9 +15,7 @@ import typer
 
 from data_tools.console import entry_point, print_json
 from data_tools.errors import InputError, UsageError
-
-PUBLISHED = "butd_r101_airsplay"
-PUBLISHED_WEIGHTS = "unc-nlp/frcnn-vg-finetuned"
+from extract.published import PUBLISHED, PUBLISHED_WEIGHTS
 
 extract_features_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 butd_app = typer.Typer(
@@ -98,42 +96,11 @@ def extract_features_command(
     started = time.perf_counter()
     bounds = box_bounds(num_boxes, min_boxes, max_boxes)
     require_detectron2()
-    from data_tools.devices import resolve_device
-    from data_tools.parts import Parts
-    from extract.config import load_config
-    from extract.detector import build_detector
-    from extract.extraction import Extraction, Options
-    from extract.provenance import describe_run
-    from extract.selection import CaffeSelection
-    from extract.sources import find_images
-    from extract.weights import find_weights
+    from extract.extraction import Options
+    from extract.folders import extract_folder
 
-    target = resolve_device(device)
-    cfg = load_config(config)
-    sources = find_images(images, id_mapping)
-    spec = weights or (PUBLISHED_WEIGHTS if config == PUBLISHED else None)
-    if spec is None:
-        raise UsageError(f"--config {config} needs --weights FILE")
-    file = None if spec == "random" else find_weights(spec)
-    selection = CaffeSelection(*bounds)
-    store = output or images.resolve().parent / "precomp" / "features.h5"
-    if not store.name or store.is_dir():
-        raise UsageError(f"--output {store}: expected a file")
-    detector = build_detector(cfg, file, target)
-    provenance = describe_run(cfg, file, selection, dtype.value, sources)
-    if overwrite:  # not before all else is known to be right
-        Parts(store, {}, 0, part_size).discard()
-        store.unlink(missing_ok=True)
-    run = Extraction(
-        detector,
-        selection,
-        images,
-        sources,
-        store,
-        provenance,
-        Options(batch_size, workers, part_size, dtype.value, on_error is OnError.FAIL),
-    )
-    summary = run.run()
+    options = Options(batch_size, workers, part_size, dtype.value, on_error is OnError.FAIL)
+    summary = extract_folder(images, output, id_mapping, config, weights, bounds, options, device, overwrite)
     summary.seconds["start"] = time.perf_counter() - started - summary.seconds["total"]
     if as_json:
         print_json(summary.as_json())
