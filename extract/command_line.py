@@ -48,7 +48,9 @@ def require_detectron2() -> None:
     """Raise `InputError` that says how to install Detectron2 where it does not import."""
     if importlib.util.find_spec("detectron2") is None:
         raise InputError("Detectron2 is not installed: run python -m extract.install_detectron2")
-    warnings.filterwarnings("ignore", category=FutureWarning, message=r".*torch\.jit")  # Detectron2's own use
+    # Detectron2's own use of torch, of which a user of these commands can mend nothing
+    warnings.filterwarnings("ignore", category=FutureWarning, message=r".*torch\.jit")
+    warnings.filterwarnings("ignore", category=UserWarning, message=r"torch\.meshgrid")
 
 
 @extract_features_app.command(
