@@ -15,6 +15,7 @@ import typer
 
 from data_tools.console import entry_point, print_json
 from data_tools.errors import InputError, UsageError
+from extract.precision import Precision
 from extract.published import PUBLISHED, PUBLISHED_WEIGHTS
 
 extract_features_app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -35,6 +36,20 @@ class Dtype(StrEnum):
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
+
+
+class Rule(StrEnum):
+    """Whose rule chooses regions."""
+
+    CAFFE = "caffe"
+    DETECTRON2 = "detectron2"
+
+
+class Engine(StrEnum):
+    """Who does the work."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 class OnError(StrEnum):
@@ -58,7 +73,10 @@ def require_detectron2() -> None:
     "data/coco/precomp/features.h5)"
 )
 def extract_features_command(
-    images: Annotated[Path, typer.Argument(help="Folder of images; folders in it are searched too.")],
+    images: Annotated[
+        Path,
+        typer.Argument(help="Folder of images, searched with the folders in it; or a text file, an image a line."),
+    ],
     output: Annotated[
         Path | None, typer.Option(help="The feature store. Default: IMAGES/../precomp/features.h5")
     ] = None,
@@ -66,22 +84,56 @@ def extract_features_command(
         Path | None,
         typer.Option(help="JSON of ids and files. Default: IMAGES/../id_mapping.json, else file names are ids."),
     ] = None,
+    split: Annotated[Path | None, typer.Option(help="Only the images of this file of ids, one a line.")] = None,
     config: Config = PUBLISHED,
     weights: Annotated[
         str | None,
         typer.Option(
-            help=f"A file, or a Hugging Face repository. Default for {PUBLISHED}: {PUBLISHED_WEIGHTS}. "
+            help=f"A file, a URL, or a Hugging Face repository. Default for {PUBLISHED}: {PUBLISHED_WEIGHTS}. "
             "The word random gives an untrained network."
         ),
     ] = None,
+    selection: Annotated[
+        Rule,
+        typer.Option(
+            help="caffe: proposals, NMS by class; detectron2: regressed boxes, one NMS for all."
+        ),
+    ] = Rule.CAFFE,
     num_boxes: Annotated[int | None, typer.Option(min=1, help="Regions of every image. Default: 36.")] = None,
     min_boxes: Annotated[int | None, typer.Option(min=1, help="Fewest regions of an image.")] = None,
     max_boxes: Annotated[int | None, typer.Option(min=1, help="Most regions of an image.")] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Confidence of a region. Default: 0.2 for caffe, 0 for detectron2."
+        ),
+    ] = None,
+    nms: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Overlap that suppresses. Default: 0.3 for caffe, 0.5 for detectron2."),
+    ] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(help='Describe these boxes: JSON {"id": [[x1, y1, x2, y2], ...]}, or another store.'),
+    ] = None,
+    boxes_only: Annotated[bool, typer.Option("--boxes-only", help="Store no features.")] = False,
+    precision: Annotated[Precision, typer.Option(help="Of the network.")] = Precision.FP32,
     dtype: Annotated[Dtype, typer.Option(help="Type of the stored features.")] = Dtype.FLOAT32,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of one shape in the network together.")] = 8,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read and resize images.")] = 2,
     part_size: Annotated[int, typer.Option(min=1, help="Images of a part file: what a kill can cost.")] = 256,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Do the I-th of N shares; data-tools join ends what all have done."),
+    ] = None,
+    engine: Annotated[Engine, typer.Option(help="local: this process; ray: a Ray cluster.")] = Engine.LOCAL,
+    ray_address: Annotated[
+        str, typer.Option(help="Of a running Ray cluster. Default: one on this machine alone.")
+    ] = "",
     device: Device = "auto",
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Of random weights. Default: the configuration's.")
+    ] = None,
     on_error: Annotated[
         OnError, typer.Option(help="At an unreadable image: skip and report, or stop.")
     ] = OnError.SKIP,
@@ -97,12 +149,36 @@ def extract_features_command(
     """
     started = time.perf_counter()
     bounds = box_bounds(num_boxes, min_boxes, max_boxes)
+    share = parse_shard(shard)
+    if ray_address and engine is Engine.LOCAL:
+        raise UsageError("--ray-address goes with --engine ray")
     require_detectron2()
-    from extract.extraction import Options
-    from extract.folders import extract_folder
+    from extract.folders import Request, extract_folder
+    from extract.summary import Options
 
-    options = Options(batch_size, workers, part_size, dtype.value, on_error is OnError.FAIL)
-    summary = extract_folder(images, output, id_mapping, config, weights, bounds, options, device, overwrite)
+    fail = on_error is OnError.FAIL
+    options = Options(batch_size, workers, part_size, dtype.value, boxes_only, fail, share)
+    summary = extract_folder(
+        Request(
+            images=images,
+            output=output,
+            id_mapping=id_mapping,
+            split=split,
+            config=config,
+            weights=weights,
+            rule=selection.value,
+            bounds=bounds,
+            threshold=threshold,
+            nms=nms,
+            boxes=boxes,
+            precision=precision,
+            options=options,
+            device=device,
+            seed=seed,
+            overwrite=overwrite,
+            ray_address=ray_address if engine is Engine.RAY else None,
+        )
+    )
     summary.seconds["start"] = time.perf_counter() - started - summary.seconds["total"]
     if as_json:
         print_json(summary.as_json())
@@ -112,8 +188,8 @@ def extract_features_command(
         raise typer.Exit(1)
 
 
-def box_bounds(num_boxes: int | None, min_boxes: int | None, max_boxes: int | None) -> tuple[int, int]:
-    """The fewest and most regions of an image; 36 of each where nothing is said.
+def box_bounds(num_boxes: int | None, min_boxes: int | None, max_boxes: int | None) -> tuple[int, int] | None:
+    """The fewest and most regions of an image, or None where nothing is said.
 
     Raises:
         UsageError: the options contradict each other.
@@ -123,10 +199,20 @@ def box_bounds(num_boxes: int | None, min_boxes: int | None, max_boxes: int | No
             raise UsageError("give either --num-boxes or --min-boxes and --max-boxes")
         return num_boxes, num_boxes
     if min_boxes is None and max_boxes is None:
-        return 36, 36
+        return None
     if min_boxes is None or max_boxes is None or min_boxes > max_boxes:
         raise UsageError("--min-boxes and --max-boxes go together, the first not above the second")
     return min_boxes, max_boxes
+
+
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """`3/8` as (3, 8); `UsageError` where it is no share."""
+    if text is None:
+        return None
+    parts = text.split("/")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]):
+        raise UsageError(f"--shard {text}: expected I/N with 1 <= I <= N, for instance 1/8")
+    return int(parts[0]), int(parts[1])
 
 
 @butd_app.command(epilog="Example: butd train --config scenes --data data/scenes --out runs/detector")

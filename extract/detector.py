@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes
+from detectron2.structures import Boxes, Instances
 
 from extract.box_arithmetic import clip
 from extract.config import is_caffe, with_values
@@ -84,6 +84,15 @@ class Detector:
             outputs = self.model.roi_heads.describe(maps, resized)
         return self._describe(outputs, given, geometries)
 
+    @torch.inference_mode()
+    def detect(self, image: torch.Tensor, geometry: Geometry) -> Instances:
+        """The network's own detections in one image, as Detectron2 gives them, in pixels of the original."""
+        height, width = geometry.original
+        entry = {"image": image, "height": height, "width": width, "scale": min(geometry.scale)}
+        with self.precision.context(self.device.type):
+            [output] = self.model([entry])
+        return output["instances"]
+
     def _feature_maps(self, images: Sequence[torch.Tensor], geometries: Sequence[Geometry]) -> tuple:
         if len({image.shape for image in images}) != 1:
             raise ValueError("images of one batch must have one shape")
@@ -93,7 +102,7 @@ class Detector:
 
     def _whole(self, height: int, width: int) -> torch.Tensor:
         everything = torch.tensor([[0.0, 0.0, width, height]], device=self.device)
-        return clip(everything, height, width, self.inclusive)
+        return clip(everything, height, width, inclusive=self.inclusive)
 
     def _describe(
         self, outputs: RegionOutputs, boxes: Sequence[torch.Tensor], geometries: Sequence[Geometry]
@@ -105,7 +114,7 @@ class Detector:
         transform = self.model.roi_heads.box_predictor.box2box_transform
         regressed = transform.apply_deltas(deltas, torch.cat(list(boxes))).split(counts)
         return [
-            Proposals(box, clip(corrected, *geometry.original, self.inclusive), *described)
+            Proposals(box, clip(corrected, *geometry.original, inclusive=self.inclusive), *described)
             for box, corrected, geometry, *described in zip(
                 boxes,
                 regressed,

@@ -53,5 +53,6 @@ def _checked(path: Path, image_id: str, rows: Any) -> np.ndarray:
     wrong = ~np.isfinite(boxes).all(axis=1) | (boxes[:, :2] > boxes[:, 2:]).any(axis=1)
     if wrong.any():
         row = int(wrong.argmax())
-        raise InputError(f"{path}: image {image_id}: box {row} is {boxes[row].tolist()}, expected x1 <= x2, y1 <= y2")
+        found = boxes[row].tolist()
+        raise InputError(f"{path}: image {image_id}: box {row} is {found}, expected x1 <= x2 and y1 <= y2")
     return boxes

@@ -9,7 +9,6 @@ import io
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +58,9 @@ def _storage(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
-_reconstruct: Callable[..., Any] = np.empty(0).__reduce__()[0]  # numpy keeps these three to itself
-_scalar: Callable[..., Any] = np.float32(0).__reduce__()[0]
-_frombuffer: Callable[..., Any] = np.empty(0).__reduce_ex__(5)[0]
+_reconstruct: Any = np.empty(0).__reduce__()[0]  # numpy keeps these three to itself
+_scalar: Any = np.float32(0).__reduce__()[0]
+_frombuffer: Any = np.empty(0).__reduce_ex__(5)[0]
 _ADMITTED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("numpy", "ndarray"): np.ndarray,

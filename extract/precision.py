@@ -3,10 +3,12 @@
 import contextlib
 from collections.abc import Iterator
 from enum import StrEnum
-
-import torch
+from typing import TYPE_CHECKING
 
 from data_tools.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Precision(StrEnum):
@@ -20,6 +22,8 @@ class Precision(StrEnum):
     @contextlib.contextmanager
     def context(self, device: str) -> Iterator[None]:
         """Run what is inside in this arithmetic on a device type; PyTorch's own settings return afterwards."""
+        import torch  # not above: the command line knows these names without it
+
         half = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}.get(self)
         matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
         before = matmul.allow_tf32, cudnn.allow_tf32
@@ -30,7 +34,7 @@ class Precision(StrEnum):
         finally:
             matmul.allow_tf32, cudnn.allow_tf32 = before
 
-    def require(self, device: torch.device) -> None:
+    def require(self, device: "torch.device") -> None:
         """Raise `UsageError` where a device does not have this arithmetic."""
         if self is Precision.TF32 and device.type != "cuda":
             raise UsageError(f"--precision tf32 needs a GPU; --device {device} has fp32, bf16 and fp16")

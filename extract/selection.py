@@ -25,7 +25,9 @@ class Regions:
 class Selection(Protocol):
     """A rule: described proposals in, regions out."""
 
-    min_boxes: int
+    @property
+    def min_boxes(self) -> int:
+        """The fewest regions that an image should have."""
 
     def __call__(self, proposals: Proposals) -> Regions:
         """Choose."""
@@ -144,10 +146,13 @@ def build_selection(
     rule: str, bounds: tuple[int, int], threshold: float | None, overlap: float | None, inclusive: bool
 ) -> Selection:
     """The rule of one of `RULES`; None leaves its own threshold or overlap."""
-    chosen = {"caffe": CaffeSelection, "detectron2": SweepSelection}[rule]
-    settings = {"threshold": threshold, "nms": overlap}
-    given = {name: value for name, value in settings.items() if value is not None}
-    return chosen(*bounds, **given, inclusive=inclusive)
+    kind = CaffeSelection if rule == "caffe" else SweepSelection
+    return kind(
+        *bounds,
+        threshold=kind.threshold if threshold is None else threshold,
+        nms=kind.nms if overlap is None else overlap,
+        inclusive=inclusive,
+    )
 
 
 def _line(rule: str, selection: CaffeSelection | SweepSelection) -> str:

@@ -23,7 +23,7 @@ from data_tools.errors import InputError, UsageError
 from data_tools.files import read_text
 
 # Imported for what they register with Detectron2.
-from extract import backbone, roi_heads  # noqa: F401
+from extract import network  # noqa: F401
 from extract.config import with_values
 from extract.detection_data import AttributeMapper, DetectionSplit, check_labels
 

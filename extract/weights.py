@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from torch import nn
 
 from data_tools.errors import InputError
 from extract.downloads import download
@@ -108,7 +108,7 @@ class _Misfit:
         return "; ".join(f"{kind}: {_some(names)}" for kind, names in kinds.items() if names)
 
 
-def place_weights(model: nn.Module, state: dict[str, torch.Tensor], source: Path) -> None:
+def place_weights(model: GeneralizedRCNN, state: dict[str, torch.Tensor], source: Path) -> None:
     """Copy every tensor to its place in `model`, whichever published format its names are of.
 
     Args:
@@ -147,9 +147,7 @@ def _some(names: list[str], shown: int = 4) -> str:
     return ", ".join(names[:shown]) + rest
 
 
-def _anchors(
-    generator: DefaultAnchorGenerator, stored: torch.Tensor | None, by_ratio: bool
-) -> torch.Tensor:
+def _anchors(generator: DefaultAnchorGenerator, stored: torch.Tensor | None, by_ratio: bool) -> torch.Tensor:
     """(A, 4) the anchors of the channels of a file's region proposal layers.
 
     Detectron2's arithmetic takes the file's own (today's Detectron2 would drop them silently); Caffe's takes
@@ -169,5 +167,5 @@ def _anchors(
 def _same_rows(one: torch.Tensor, other: torch.Tensor) -> bool:
     if one.shape != other.shape:
         return False
-    ordered = (torch.tensor(sorted(rows.tolist())) for rows in (one.float(), other.float()))
-    return torch.allclose(*ordered, atol=1e-3)
+    ordered, expected = (torch.tensor(sorted(rows.tolist())) for rows in (one.float(), other.float()))
+    return torch.allclose(ordered, expected, atol=1e-3)
