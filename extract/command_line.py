@@ -168,7 +168,7 @@ def evaluate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Score a detector: box AP50 and attribute accuracy."""
+    """Score a detector: average precision of its boxes and attributes, as Anderson et al. count them."""
     require_detectron2()
     from data_tools.devices import resolve_device
     from extract.config import load_config
@@ -184,12 +184,9 @@ def evaluate(
     scores = evaluate_detector(detector, annotated)
     if as_json:
         print_json(scores.as_json())
-        return
-    print(f"{split}: {len(annotated.records)} images")
-    print(f"  box AP50            {scores.ap50:.3f}")
-    for name, value in scores.ap50_by_class.items():
-        print(f"    {name:<17} {value:.3f}")
-    print(f"  attribute accuracy  {scores.attribute_accuracy:.3f}")
+    else:
+        print(f"{split}: {len(annotated.records)} images")
+        print(scores.as_text())
 
 
 extract_features = entry_point(extract_features_app)
