@@ -12,23 +12,21 @@ from data_tools.files import read_text
 from data_tools.labels import Labels
 
 # In front of a name these are attributes of the object: a "white dog" is a dog that is white.
-ADJECTIVES = frozenset(
-    (
-        "white",
-        "black",
-        "blue",
-        "green",
-        "red",
-        "brown",
-        "yellow",
-        "silver",
-        "orange",
-        "gray",
-        "grey",
-        "pink",
-        "dark",
-    )
-).union(("small", "large", "tall", "long", "wooden", "metal"))
+_COLOURS = (
+    "white",
+    "black",
+    "blue",
+    "green",
+    "red",
+    "brown",
+    "yellow",
+    "silver",
+    "orange",
+    "gray",
+    "grey",
+    "pink",
+)
+ADJECTIVES = frozenset((*_COLOURS, "dark", "small", "large", "tall", "long", "wooden", "metal"))
 
 
 @dataclass(frozen=True)
