@@ -199,8 +199,6 @@ def write_resnet(config, path):
 def test_wrong_use_of_training_is_one_line(data, tmp_path):
     arguments = ("butd", "train", "--config", "scenes", "--data", data, "--out", tmp_path / "run")
     assert "--gpus 99: this machine has" in one_line(command(*arguments, "--gpus", 99), 2)
-    assert "goes with --device auto" in one_line(command(*arguments, "--gpus", 2, "--device", "cpu"), 2)
-    assert "absent.pkl: no such weight file" in one_line(command(*arguments, "--weights", "absent.pkl"), 1)
     assert not (tmp_path / "run").exists()
 
 

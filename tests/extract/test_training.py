@@ -3,6 +3,7 @@ import shutil
 import pytest
 
 from data_tools.errors import InputError, UsageError
+from extract.command_line import require_gpus
 from extract.config import with_values
 from extract.detection_data import load_detection_split
 from extract.training import train_detector, train_on_gpus
@@ -23,6 +24,12 @@ def test_a_complaint_of_a_process_comes_back_as_one_line(scenes, scenes_config, 
     with pytest.raises(InputError, match="NUM_CLASSES is 5 and the data set has 4") as caught:
         train_on_gpus(2, cfg, scenes, tmp_path / "run", False, None)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1"])
+def test_many_gpus_go_with_no_single_device(device):
+    with pytest.raises(UsageError, match=f"--gpus 2 goes with --device auto or cuda, not {device}"):
+        require_gpus(2, device)
 
 
 def test_a_batch_that_cannot_be_divided(scenes, scenes_config, tmp_path):
