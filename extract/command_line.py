@@ -5,6 +5,7 @@ quick and a missing Detectron2 is one line.
 """
 
 import importlib.util
+import sys
 import time
 import warnings
 from enum import StrEnum
@@ -15,6 +16,7 @@ import typer
 
 from data_tools.console import entry_point, print_json
 from data_tools.errors import InputError, UsageError
+from data_tools.files import read_json
 from extract.precision import Precision
 from extract.published import PUBLISHED, PUBLISHED_WEIGHTS
 
@@ -220,7 +222,14 @@ def train(
     config: Config,
     data: Annotated[Path, typer.Option(help="Data set with images/ and annotations/train.json.")],
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="What a new run starts from: an ImageNet ResNet or a detector. Default: random weights."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
+    gpus: Annotated[int, typer.Option(min=1, help="A process on each of so many GPUs of this machine.")] = 1,
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Default: the configuration's.")] = None,
     as_json: Json = False,
@@ -230,17 +239,44 @@ def train(
     from data_tools.devices import resolve_device
     from extract.config import load_config, with_values
     from extract.detection_data import load_detection_split
-    from extract.training import train_detector
+    from extract.training import INITIAL_WEIGHTS, train_detector, train_on_gpus
+    from extract.weights import find_weights
 
+    require_gpus(gpus, device)
     cfg = with_values(load_config(config), device=str(resolve_device(device)), seed=seed)
-    split = load_detection_split(data, "train")
+    start_file = None if weights is None else find_weights(weights)
+    if start_file is None and not resume and cfg.MODEL.BACKBONE.FREEZE_AT > 0:
+        print(
+            f"note: MODEL.BACKBONE.FREEZE_AT {cfg.MODEL.BACKBONE.FREEZE_AT} keeps layers random", file=sys.stderr
+        )
     start = time.perf_counter()
-    weights = train_detector(cfg, split, out, resume)
-    seconds = time.perf_counter() - start
-    if as_json:
-        print_json({"weights": str(weights), "images": len(split.records), "seconds": round(seconds, 1)})
+    split = load_detection_split(data, "train")
+    images = len(split.records)
+    if gpus > 1:
+        del split  # each process reads its own
+        trained = train_on_gpus(gpus, cfg, data, out, resume, start_file)
     else:
-        print(f"trained on {len(split.records)} images in {seconds:.0f} s; weights: {weights}")
+        trained = train_detector(cfg, split, out, resume, start_file)
+    seconds = round(time.perf_counter() - start, 1)
+    initial = read_json(out / INITIAL_WEIGHTS) if (out / INITIAL_WEIGHTS).is_file() else None
+    if as_json:
+        summary = {"weights": str(trained), "images": images, "seconds": seconds, "gpus": gpus}
+        print_json({**summary, "initial_weights": initial})
+        return
+    if initial is not None:
+        print(f"started from {initial['file']} ({initial['kind']}): {initial['placed']} tensors placed, ", end="")
+        print(f"{initial['random']} left random")
+    print(f"trained on {images} images in {seconds:.0f} s; weights: {trained}")
+
+
+def require_gpus(count: int, device: str) -> None:
+    """Raise `UsageError` where a run on `count` GPUs cannot be had."""
+    import torch
+
+    if count > 1 and device not in ("auto", "cuda"):
+        raise UsageError(f"--gpus {count} goes with --device auto or cuda, not {device}")
+    if count > 1 and count > torch.cuda.device_count():
+        raise UsageError(f"--gpus {count}: this machine has {torch.cuda.device_count()} GPUs")
 
 
 @butd_app.command(
@@ -254,7 +290,7 @@ def evaluate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Score a detector: box AP50 and attribute accuracy."""
+    """Score a detector: average precision of its boxes and attributes, as Anderson et al. count them."""
     require_detectron2()
     from data_tools.devices import resolve_device
     from extract.config import load_config
@@ -270,12 +306,9 @@ def evaluate(
     scores = evaluate_detector(detector, annotated)
     if as_json:
         print_json(scores.as_json())
-        return
-    print(f"{split}: {len(annotated.records)} images")
-    print(f"  box AP50            {scores.ap50:.3f}")
-    for name, value in scores.ap50_by_class.items():
-        print(f"    {name:<17} {value:.3f}")
-    print(f"  attribute accuracy  {scores.attribute_accuracy:.3f}")
+    else:
+        print(f"{split}: {len(annotated.records)} images")
+        print(scores.as_text())
 
 
 extract_features = entry_point(extract_features_app)
