@@ -28,3 +28,9 @@ def coco_samples():
 def scan_vocabularies():
     """SCAN's published vocabularies."""
     return shared("vocab")
+
+
+@pytest.fixture(scope="session")
+def visual_genome_vocabularies():
+    """The 1,600 object and 400 attribute names, as published."""
+    return shared("visual_genome")

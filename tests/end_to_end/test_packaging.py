@@ -38,6 +38,23 @@ def test_the_wheel_carries_the_configurations_and_finds_them_by_name(wheel, tmp_
     assert {path.name for path in tmp_path.rglob("*.yaml")} == shipped
 
 
+def test_the_wheel_carries_the_labels(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    program = (
+        "from data_tools.labels import load_labels; import data_tools.labels;"
+        "names = [load_labels(spec) for spec in ('visual_genome', 'scenes')];"
+        "print(data_tools.labels.__file__, *(len(n.classes) for n in names), *(len(n.attributes) for n in names))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    module, *counts = done.stdout.split()
+    assert Path(module) == tmp_path / "data_tools" / "labels.py"
+    assert counts == ["1600", "4", "400", "13"]
+
+
 def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" not in name}
