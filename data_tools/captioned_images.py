@@ -37,6 +37,14 @@ class SplitSummary:
     short: int  # had fewer: kept as they are
     without: int  # had none: left out
 
+    def __str__(self) -> str:
+        unusual = [
+            f"{self.cut} images had more captions, the first ones are kept" if self.cut else "",
+            f"{self.short} images have fewer captions" if self.short else "",
+            f"{self.without} images have no caption and are left out" if self.without else "",
+        ]
+        return "; ".join([f"{self.images} images, {self.captions} captions", *filter(None, unusual)])
+
 
 def write_split_files(
     images: Sequence[CaptionedImage], out: Path, source: Path, most: int = CAPTIONS_PER_IMAGE

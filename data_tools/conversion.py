@@ -55,12 +55,14 @@ class Choices:
         ids: a file of the ids to convert, in the order to write; None is all of them.
         to_ids: an `id_mapping.json` whose ids take the place of file names.
         to_file_names: an `id_mapping.json` whose file names take the place of ids.
+        overwrite: replace files that are there.
     """
 
     dtype: str | None = None
     ids: Path | None = None
     to_ids: Path | None = None
     to_file_names: Path | None = None
+    overwrite: bool = False
 
 
 @dataclass
@@ -79,11 +81,11 @@ def convert(source_path: Path, target: Path, to: str | None = None, choices: Cho
     """Convert `source_path` to `target`, in the format `to` or the one that the target's name says.
 
     Images are read, converted and written one at a time. A target that is a folder gets, in the format `scan`,
-    an array for each split whose `{split}_ids.txt` lies in it; files are replaced.
+    an array for each split whose `{split}_ids.txt` lies in it.
 
     Raises:
         InputError: the source is malformed, lacks an image that was asked for, or does not fit the format.
-        UsageError: the format is not clear, or needs what the source does not have.
+        UsageError: the format is not clear, needs what the source does not have, or the target is there.
     """
     kind = to or _format_of(target)
     source: RegionSource = open_source(source_path)
@@ -99,9 +101,13 @@ def convert(source_path: Path, target: Path, to: str | None = None, choices: Cho
             raise UsageError(f"a {kind} TSV holds float32; --dtype float16 does not go with it")
         dtype = np.dtype("float32")
     result = Conversion(dim=source.dim, dtype=dtype.name, notes=[*source.notes, *_losses(source, kind)])
-    for path, images in _targets(target, kind, source):
+    targets = list(_targets(target, kind, source))
+    for path, _ in targets:
+        if (path.is_file() or (path.is_dir() and any(path.iterdir()))) and not choices.overwrite:
+            raise UsageError(f"{path}: is there already; --overwrite replaces it")
+    for path, images in targets:
         with Progress("convert", len(images.image_ids), "images") as bar:
-            _write(kind, path, OfType(images, dtype), dtype, bar.advance)
+            _write(kind, path, OfType(images, dtype), bar.advance)
         result.files.append(path)
         result.images += len(images.image_ids)
         result.regions += int(images.counts.sum())
@@ -155,23 +161,23 @@ def _targets(target: Path, kind: str, source: RegionSource) -> Iterator[tuple[Pa
         yield target / f"{path.name.removesuffix('_ids.txt')}{ARRAY_ENDING}", images
 
 
-def _write(kind: str, path: Path, source: RegionSource, dtype: np.dtype, advance: Callable[[], None]) -> None:
+def _write(kind: str, path: Path, source: RegionSource, advance: Callable[[], None]) -> None:
     if kind == "scan":
-        write_array(path, source, dtype, advance)
+        write_array(path, source, advance)
     elif kind == "milvlg":
-        write_npz(path, source, dtype, advance)
+        write_npz(path, source, advance)
     else:
         with replacing(path) as temporary, disk_errors():
             if kind == "store":
-                attributes = _provenance(source, dtype)
-                write_store(temporary, _blocks(source, advance), shape_of(source, dtype), attributes)
+                attributes = _provenance(source)
+                write_store(temporary, _blocks(source, advance), shape_of(source), attributes)
             else:
                 write_tsv(temporary, source, tsv_layout(kind), advance)
 
 
-def _provenance(source: RegionSource, dtype: np.dtype) -> dict[str, str]:
+def _provenance(source: RegionSource) -> dict[str, str]:
     known = source.provenance or {"converted_from": source.path.name}
-    return {**known, "feature_dtype": dtype.name}
+    return {**known, "feature_dtype": source.dtype.name}
 
 
 def _blocks(source: RegionSource, advance: Callable[[], None]) -> Iterator[Block]:

@@ -26,6 +26,14 @@ class Joined:
     bytes: int
     virtual: bool
 
+    def __str__(self) -> str:
+        missing = f"; {self.failures} images could not be extracted" if self.failures else ""
+        kind = (
+            f"virtual, its features stay in {self.stores} stores" if self.virtual else f"of {self.stores} stores"
+        )
+        size = f"{self.images} images, {self.regions} regions, {self.bytes / 1e6:.1f} MB"
+        return f"{self.file}: {size}, {kind}{missing}"
+
 
 def join_stores(out: Path, paths: Sequence[Path], virtual: bool = False) -> Joined:
     """Write one store of the images of these, in this order; the stores stay as they are.

@@ -69,7 +69,7 @@ class NpzSource(Description):
         return Block([self.image_ids[row]], np.array([count]), regions, size)
 
 
-def write_npz(folder: Path, source: RegionSource, dtype: np.dtype, advance: Callable[[], None]) -> None:
+def write_npz(folder: Path, source: RegionSource, advance: Callable[[], None]) -> None:
     """Write an archive for each image into `folder`.
 
     Raises:
@@ -87,7 +87,7 @@ def write_npz(folder: Path, source: RegionSource, dtype: np.dtype, advance: Call
         buffer = io.BytesIO()
         np.savez(
             buffer,
-            x=block.regions["features"].astype(dtype),
+            x=block.regions["features"],
             bbox=block.regions["boxes"],
             num_bbox=block.counts[0],
             image_h=block.image_sizes[0, 0],

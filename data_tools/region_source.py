@@ -198,13 +198,13 @@ def _refuse_repeated(source: RegionSource, names: Sequence[str]) -> None:
         seen.add(name)
 
 
-def shape_of(source: RegionSource, dtype: np.dtype) -> StoreShape:
-    """The shape of the store that holds the source with features of type `dtype`."""
+def shape_of(source: RegionSource) -> StoreShape:
+    """The shape of the store that holds the source."""
     return StoreShape(
         images=len(source.image_ids),
         regions=int(source.counts.sum()),
         dim=source.dim,
-        feature_dtype=dtype.newbyteorder("<").str,
+        feature_dtype=source.dtype.newbyteorder("<").str,
         region_columns=tuple(name for name in REGION_COLUMNS if name in source.region_columns),
         has_image_sizes=source.has_image_sizes,
         id_bytes=max((len(image_id.encode()) for image_id in source.image_ids), default=1),

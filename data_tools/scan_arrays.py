@@ -11,7 +11,7 @@ from data_tools.files import replace_file, replacing
 from data_tools.region_source import RegionSource
 
 
-def write_array(path: Path, source: RegionSource, dtype: np.dtype, advance: Callable[[], None]) -> None:
+def write_array(path: Path, source: RegionSource, advance: Callable[[], None]) -> None:
     """Write the features of `source` as one array and their ids beside it, unless they are there.
 
     Raises:
@@ -33,10 +33,11 @@ def write_array(path: Path, source: RegionSource, dtype: np.dtype, advance: Call
             raise InputError(f"{ids_file}: names other images than the array would hold; give --ids {ids_file}")
     else:
         replace_file(ids_file, "".join(f"{image_id}\n" for image_id in source.image_ids).encode())
+    stored = source.dtype.newbyteorder("<")
     shape = (len(source.image_ids), regions, source.dim)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        header = {"descr": dtype.newbyteorder("<").str, "fortran_order": False, "shape": shape}
+        header = {"descr": stored.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         for row in range(shape[0]):
-            file.write(source.image(row).regions["features"].astype(dtype.newbyteorder("<")).tobytes())
+            file.write(source.image(row).regions["features"].astype(stored).tobytes())
             advance()

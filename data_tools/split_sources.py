@@ -1,5 +1,6 @@
 """What `data-tools splits` reads: Karpathy's JSON, COCO's caption files, or a table of one's own."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,17 @@ class Cut:
     dev: float = 0.1  # of a table: a number of images, or a share below 1
     test: float = 0.1
     seed: int = 2022
+
+
+def id_lists(texts: Sequence[str]) -> dict[str, Path]:
+    """The lists that `SPLIT=FILE` texts name; `UsageError` for another text or a split named twice."""
+    lists: dict[str, Path] = {}
+    for text in texts:
+        name, _, file = text.partition("=")
+        if not re.fullmatch(r"\w+", name) or not file or name in lists:
+            raise UsageError(f"--ids {text}: expected SPLIT=FILE, each split once, for instance dev=dev_ids.txt")
+        lists[name] = Path(file)
+    return lists
 
 
 def read_captioned_images(sources: Sequence[Path], cut: Cut) -> list[CaptionedImage]:

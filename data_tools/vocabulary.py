@@ -59,6 +59,17 @@ class Vocabulary:
         known = sum(count for word, count in counts.items() if word in self)
         return known / max(sum(counts.values()), 1)
 
+    def compare(self, other: "Vocabulary", captions: Iterable[str]) -> dict[str, int | float]:
+        """How `other` differs: words in common and in one only, and its coverage of `captions`."""
+        common = sum(word in other for word in self.words)
+        return {
+            "words": len(other),
+            "in both": common,
+            "only here": len(self) - common,
+            "only there": len(other) - common,
+            "coverage": round(other.coverage(captions), 4),
+        }
+
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
         """Read SCAN's JSON: `word2idx`, `idx2word` (string keys) and `idx`, the number of words.
