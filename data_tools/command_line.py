@@ -1,5 +1,7 @@
 """The command `data-tools`: it parses, calls and prints."""
 
+from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -31,16 +33,153 @@ def scenes(
     print(f"{out}: {train} training, {dev} validation and {test} test images with five captions each")
 
 
-@app.command(epilog="Example: data-tools splits dataset_coco.json --out data/coco")
+@app.command(epilog="Example: data-tools splits dataset_coco.json --out data/coco --images data/coco/images")
 def splits(
-    dataset: Annotated[Path, typer.Argument(help="Karpathy's dataset_coco.json or dataset_flickr30k.json.")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Karpathy's dataset_*.json, COCO's captions_*.json (several), or a table with the columns "
+            "image and caption (.csv, .tsv, .jsonl)."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the data set, for instance data/coco.")],
+    images: Annotated[Path | None, typer.Option(help="Check that each image's file lies in this folder.")] = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For COCO's captions: SPLIT=FILE of ids; images of no list are train.", metavar="SPLIT=FILE"
+        ),
+    ] = None,
+    captions: Annotated[int, typer.Option(min=0, help="Captions kept of an image, the first ones; 0 is all.")] = 5,
+    dev: Annotated[float, typer.Option(min=0, help="For a table: images of dev, or a share below 1.")] = 0.1,
+    test: Annotated[float, typer.Option(min=0, help="For a table: images of test, or a share below 1.")] = 0.1,
+    seed: Annotated[int, typer.Option(min=0, help="For a table: draws the splits.")] = 2022,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Write the ids, captions and id mapping of Karpathy's splits in SCAN's layout."""
-    from data_tools.karpathy import write_splits
+    """Write the ids, captions and id mapping of a data set's splits in SCAN's layout.
 
-    for name, images in write_splits(dataset, out).items():
-        print(f"{out / 'precomp' / name}_ids.txt, _caps.txt: {images} images")
+    An image with more captions than --captions keeps the first of them, one with fewer keeps what it has, one
+    without any is left out; all are counted.
+    """
+    from data_tools.captioned_images import refuse_missing_files, write_split_files
+    from data_tools.split_sources import Cut, id_lists, read_captioned_images
+
+    found = read_captioned_images(sources, Cut(id_lists(ids or []), dev, test, seed))
+    if images:
+        refuse_missing_files(found, images)
+    written = write_split_files(found, out, sources[0], captions)
+    if as_json:
+        print_json({name: asdict(summary) for name, summary in written.items()})
+        return
+    for name, summary in written.items():
+        print(f"{out / 'precomp' / name}_ids.txt, _caps.txt: {summary}")
+    print(f"{out / 'id_mapping.json'}: {len(found)} images" + (f", all in {images}" if images else ""))
+
+
+@app.command(epilog="Example: data-tools vocab data/coco")
+def vocab(
+    data: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; DATA/vocab.json without it.")] = None,
+    splits: Annotated[str, typer.Option(help="Splits whose captions count, with commas.")] = "train,dev",
+    threshold: Annotated[int, typer.Option(min=1, help="Occurrences that a word needs.")] = 4,
+    compare: Annotated[Path | None, typer.Option(help="Another vocabulary; say how the two differ.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Build SCAN's vocabulary from the captions of a data set."""
+    from data_tools.captions import load_split
+    from data_tools.layout import precomp_folder
+    from data_tools.vocabulary import Vocabulary
+
+    folder = precomp_folder(data)
+    texts = [text for name in splits.split(",") for text in load_split(folder, name.strip()).captions]
+    vocabulary, path = Vocabulary.build(texts, threshold), out or data / "vocab.json"
+    vocabulary.save(path)
+    coverage = vocabulary.coverage(texts)
+    compared = vocabulary.compare(Vocabulary.load(compare), texts) if compare else {}
+    if as_json:
+        summary = {"file": str(path), "words": len(vocabulary), "captions": len(texts), "coverage": coverage}
+        print_json({**summary, "compared": compared})
+        return
+    print(f"{path}: {len(vocabulary)} words; they make up {coverage:.2%} of the words of {len(texts)} captions")
+    if compare:
+        print(f"{compare}: " + ", ".join(f"{name} {value}" for name, value in compared.items()))
+
+
+class Format(StrEnum):
+    """Formats of region features."""
+
+    store = "store"
+    scan = "scan"
+    butd = "butd"
+    lxmert = "lxmert"
+    milvlg = "milvlg"
+
+
+class FeatureType(StrEnum):
+    """Types of features."""
+
+    float32 = "float32"
+    float16 = "float16"
+
+
+@app.command(epilog="Example: data-tools convert trainval.tsv data/coco/precomp/features.h5 --dtype float16")
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(help="A store, SCAN's .npy or a folder of them, a BUTD or LXMERT .tsv, a folder of .npz."),
+    ],
+    target: Annotated[Path, typer.Argument(help="What to write; .h5 is a store, .npy is SCAN's.")],
+    to: Annotated[Format | None, typer.Option(help="Format, where the name of TARGET does not say it.")] = None,
+    dtype: Annotated[
+        FeatureType | None, typer.Option(help="Type of the features; as in SOURCE without it.")
+    ] = None,
+    ids: Annotated[Path | None, typer.Option(help="File of the ids to convert, in this order.")] = None,
+    to_ids: Annotated[
+        Path | None, typer.Option(help="id_mapping.json: SOURCE names images by files, TARGET by ids.")
+    ] = None,
+    to_file_names: Annotated[
+        Path | None, typer.Option(help="id_mapping.json: TARGET names images by their files.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace TARGET.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Convert region features between the feature store and the formats of other projects.
+
+    What the target cannot hold is left out and said.
+    """
+    from data_tools.conversion import Choices, convert
+
+    done = convert(source, target, to, Choices(dtype, ids, to_ids, to_file_names, overwrite))
+    if as_json:
+        print_json({**asdict(done), "files": [str(path) for path in done.files]})
+        return
+    print(f"{target}: {done.images} images, {done.regions} regions x {done.dim} {done.dtype}")
+    for note in done.notes:
+        print(f"  {note}")
+
+
+@app.command(epilog="Example: data-tools join features.h5 machine1.h5 machine2.h5")
+def join(
+    file: Annotated[Path, typer.Argument(help="The joined store.")],
+    stores: Annotated[
+        list[Path] | None, typer.Argument(help="Stores to join, in this order; without any, FILE.parts/.")
+    ] = None,
+    virtual: Annotated[bool, typer.Option("--virtual", help="Copy no features; the stores must stay.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Join stores that several machines made in the same way, or the parts that a run left."""
+    from data_tools.joining import join_parts, join_stores
+
+    if virtual and not stores:
+        raise UsageError("--virtual needs the stores whose features it shows")
+    if stores and file.exists() and not overwrite:
+        raise UsageError(f"{file}: is there already; --overwrite replaces it")
+    done = join_stores(file, stores, virtual) if stores else join_parts(file)
+    if as_json:
+        print_json({**asdict(done), "file": str(done.file)})
+    else:
+        print(done)
 
 
 @app.command(

@@ -6,8 +6,8 @@ the rows `offsets[i]:offsets[i + 1]` of every data set that has M rows.
 
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from data_tools.errors import InputError
 
 FORMAT = "region-features"
 FORMAT_VERSION = 1
+SOURCES = "virtual_sources"  # attribute: JSON list of the stores whose features this one shows
 ALIGNMENT = 4096  # bytes: a page, so that a read of one image touches no more pages than it must
 
 REGION_COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # beside features: type and shape after M
@@ -58,24 +59,56 @@ def write_store(path: Path, blocks: Iterable[Block], shape: "StoreShape", attrib
     with h5py.File(path, "w", alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
         file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, **attributes})
         columns = {name: _create(file, name, *kind) for name, kind in shape.data_sets().items()}
-        columns["offsets"][0] = 0
-        image, region = 0, 0
-        failures: list[dict[str, str]] = []
-        for block in blocks:
-            next_image, next_region = image + len(block.image_ids), region + int(block.counts.sum())
-            ids = [image_id.encode() for image_id in block.image_ids]
-            if ids:
-                columns["image_ids"][image:next_image] = np.array(ids, dtype=columns["image_ids"].dtype)
-            columns["offsets"][image + 1 : next_image + 1] = region + np.cumsum(block.counts)
-            if block.image_sizes is not None:
-                columns["image_sizes"][image:next_image] = block.image_sizes
-            for name, values in block.regions.items():
-                columns[name][region:next_region] = values
-            failures += block.failures
-            image, region = next_image, next_region
-        if failures:
-            lines = [json.dumps(failure, ensure_ascii=False).encode() for failure in failures]
-            file["failures"] = np.array(lines, dtype=h5py.string_dtype("utf-8", max(map(len, lines))))
+        _fill(file, columns, blocks, shape)
+
+
+def write_virtual_store(
+    path: Path,
+    blocks: Iterable[Block],
+    shape: "StoreShape",
+    attributes: dict[str, str],
+    sources: Sequence[tuple[str, int]],
+) -> None:
+    """Write a store whose features stay in the stores `sources`; all else of `blocks` is copied.
+
+    `sources` are paths, relative ones from the folder of `path`, with the number of regions of each; their
+    regions follow one another as those of `blocks` do, which need no `features`.
+    """
+    layout = h5py.VirtualLayout((shape.regions, shape.dim), shape.feature_dtype)
+    first = 0
+    for source, regions in sources:
+        if regions:
+            data_set = h5py.VirtualSource(source, "features", (regions, shape.dim), shape.feature_dtype)
+            layout[first : first + regions] = data_set
+        first += regions
+    with h5py.File(path, "w", alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
+        listing = json.dumps([source for source, _ in sources])
+        file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, SOURCES: listing, **attributes})
+        copied = {name: kind for name, kind in shape.data_sets().items() if name != "features"}
+        columns = {name: _create(file, name, *kind) for name, kind in copied.items()}
+        file.create_virtual_dataset("features", layout)
+        _fill(file, columns, blocks, shape)
+
+
+def _fill(file: h5py.File, columns: dict[str, h5py.Dataset], blocks: Iterable[Block], shape: "StoreShape") -> None:
+    columns["offsets"][0] = 0
+    image, region = 0, 0
+    failures: list[dict[str, str]] = []
+    for block in blocks:
+        next_image, next_region = image + len(block.image_ids), region + int(block.counts.sum())
+        ids = [image_id.encode() for image_id in block.image_ids]
+        if ids:
+            columns["image_ids"][image:next_image] = np.array(ids, dtype=columns["image_ids"].dtype)
+        columns["offsets"][image + 1 : next_image + 1] = region + np.cumsum(block.counts)
+        if block.image_sizes is not None:
+            columns["image_sizes"][image:next_image] = block.image_sizes
+        for name, values in block.regions.items():
+            columns[name][region:next_region] = values
+        failures += block.failures
+        image, region = next_image, next_region
+    if failures:
+        lines = [json.dumps(failure, ensure_ascii=False).encode() for failure in failures]
+        file["failures"] = np.array(lines, dtype=h5py.string_dtype("utf-8", max(map(len, lines))))
     if (image, region) != (shape.images, shape.regions):
         raise ValueError(f"announced {shape.images} images, {shape.regions} regions; got {image}, {region}")
 
@@ -146,6 +179,7 @@ class FeatureStore:
         self._owner = -1
         file = self._file
         self.provenance = _checked_attributes(path, file)
+        self.sources = _sources(path, self.provenance.pop(SOURCES, "[]"))
         self._check_data_sets(file)
         try:
             self.image_ids = [_text(value) for value in file["image_ids"][:]]
@@ -153,7 +187,11 @@ class FeatureStore:
             raise InputError(f"{path}: image_ids are not UTF-8") from None
         self._offsets: np.ndarray = file["offsets"][:]
         self._check_shapes(file)
+        self._check_sources(file)
         self._positions = {image_id: row for row, image_id in enumerate(self.image_ids)}
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_owner": -1, "_open": None}
@@ -194,10 +232,37 @@ class FeatureStore:
         if "image_sizes" in file and getattr(file["image_sizes"], "shape", None) != (images, 2):
             raise InputError(f"{self.path}: image_sizes must have the shape {(images, 2)}")
 
+    def _check_sources(self, file: h5py.File) -> None:
+        """HDF5 reads a virtual data set's absent source as zeros: every one must be there and as it was."""
+        if file["features"].is_virtual != bool(self.sources):
+            raise InputError(f"{self.path}: its features lie in other files, and {SOURCES} does not say in which")
+        image = 0
+        for source in self.sources:
+            if not source.is_file():
+                raise InputError(f"{self.path}: its features lie in {source}, which is not there")
+            with FeatureStore(source) as store:
+                images = slice(image, image + len(store))
+                same = store.image_ids == self.image_ids[images] and np.array_equal(
+                    store.counts, self.counts[images]
+                )
+                if not same or (store.dim, store.dtype) != (self.dim, self.dtype):
+                    raise InputError(
+                        f"{self.path}: {source} is no longer the store that was joined; "
+                        "run data-tools join --virtual again"
+                    )
+                image += len(store)
+        if self.sources and image != len(self.image_ids):
+            raise InputError(f"{self.path}: its sources hold {image} images, its ids are {len(self.image_ids)}")
+
     @property
     def dim(self) -> int:
         """D."""
         return int(self._file["features"].shape[1])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the features: float16 or float32 in the machine's byte order."""
+        return self._file["features"].dtype.newbyteorder("=")
 
     @property
     def counts(self) -> np.ndarray:
@@ -218,6 +283,29 @@ class FeatureStore:
         """(K, D): the features of an image's regions, as stored."""
         return self._column("features", row)
 
+    def features(self, row: int) -> np.ndarray:
+        """(K, D): the same as `read`."""
+        return self.read(row)
+
+    def gather(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """(sum of the counts of `rows`, D): the features of these images' regions, one after the other.
+
+        Args:
+            rows: (n,) integers, in any order, repeated ones included.
+            out: C-ordered buffer of D columns and at least as many rows, of any float type; its first rows
+                are filled and returned. Without it an array as stored is made.
+
+        Raises:
+            ValueError: `out` is too small or of another width.
+        """
+        starts, ends = self._offsets[rows], self._offsets[np.asarray(rows) + 1]
+        filled = buffer_rows(out, int((ends - starts).sum()), self.dim, self.dtype)
+        data_set, position = self._file["features"], 0
+        for first, last in _runs(starts, ends):
+            filled[position : position + last - first] = data_set[first:last]
+            position += last - first
+        return filled
+
     def boxes(self, row: int) -> np.ndarray | None:
         """(K, 4) float32 x1 y1 x2 y2 in pixels of the upright original; None where the store has none."""
         return self._column("boxes", row) if "boxes" in self._file else None
@@ -226,16 +314,25 @@ class FeatureStore:
         rows = self._file[name][self._offsets[row] : self._offsets[row + 1]]
         return rows.astype(rows.dtype.newbyteorder("="), copy=False)  # torch knows the machine's order only
 
-    def block(self) -> Block:
-        """The whole store in memory."""
-        names = ["features", *(name for name in REGION_COLUMNS if name in self._file)]
+    def block(self, images: range | None = None, features: bool = True) -> Block:
+        """The store, or consecutive images of it, in memory; `failures` come with the whole store only."""
+        first, last = (0, len(self)) if images is None else (images.start, images.stop)
+        regions = slice(self._offsets[first], self._offsets[last])
+        names = [name for name in ("features", *REGION_COLUMNS) if name in self._file]
         return Block(
-            image_ids=self.image_ids,
-            counts=self.counts,
-            regions={name: self._file[name][:] for name in names},
-            image_sizes=self._file["image_sizes"][:] if "image_sizes" in self._file else None,
-            failures=self.failures,
+            image_ids=self.image_ids[first:last],
+            counts=self.counts[first:last],
+            regions={name: self._file[name][regions] for name in names if features or name != "features"},
+            image_sizes=self._file["image_sizes"][first:last] if "image_sizes" in self._file else None,
+            failures=self.failures if images is None else (),
         )
+
+    def blocks(self, images: int = 256, features: bool = True) -> Iterator[Block]:
+        """The whole store, `images` at a time; its failures come with the last block."""
+        for first in range(0, len(self), images):
+            yield self.block(range(first, min(first + images, len(self))), features)
+        nothing = self.block(range(len(self), len(self)), features)
+        yield replace(nothing, failures=self.failures)
 
     @property
     def shape(self) -> StoreShape:
@@ -257,6 +354,25 @@ class FeatureStore:
         if self._owner == os.getpid():
             self._open.close()
         self._owner = -1
+
+
+def buffer_rows(out: np.ndarray | None, rows: int, dim: int, dtype: np.dtype) -> np.ndarray:
+    """The first `rows` rows of the buffer `out`, or of a new one; `ValueError` where it does not fit."""
+    if out is None:
+        return np.empty((rows, dim), dtype)
+    if out.ndim != 2 or out.shape[1] != dim or len(out) < rows or out.dtype.kind != "f":
+        raise ValueError(f"expected a buffer of floats of at least ({rows}, {dim}), got {out.dtype} {out.shape}")
+    return out[:rows]
+
+
+def _runs(starts: np.ndarray, ends: np.ndarray) -> Iterator[tuple[int, int]]:
+    """(first, last) of the reads that cover these ranges in order; neighbours in the file are one read."""
+    if not len(starts):
+        return
+    breaks = np.flatnonzero(starts[1:] != ends[:-1]) + 1
+    firsts = starts[np.concatenate([[0], breaks])]
+    lasts = ends[np.concatenate([breaks - 1, [len(ends) - 1]])]
+    yield from zip(firsts.tolist(), lasts.tolist(), strict=True)
 
 
 def rows_of(image_ids: Sequence[str], positions: dict[str, int], path: Path) -> np.ndarray:
@@ -287,6 +403,15 @@ def _checked_attributes(path: Path, file: h5py.File) -> dict[str, str]:
     if np.ndim(found[1]) or found[1] != FORMAT_VERSION:
         raise InputError(f"{path}: format version {found[1]}; this program reads version {FORMAT_VERSION}")
     return {name: str(value) for name, value in attributes.items()}
+
+
+def _sources(path: Path, listing: str) -> list[Path]:
+    """The stores that a virtual one shows; their paths are relative to its folder."""
+    try:
+        names = json.loads(listing)
+        return [path.parent / name for name in names]
+    except (ValueError, TypeError):
+        raise InputError(f"{path}: its attribute {SOURCES} must be a JSON list of file names") from None
 
 
 def _text(value: bytes | str) -> str:

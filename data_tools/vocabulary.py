@@ -53,6 +53,23 @@ class Vocabulary:
         frequent = [word for word, count in counts.items() if count >= threshold and word not in SPECIAL]
         return cls([*SPECIAL, *frequent])
 
+    def coverage(self, captions: Iterable[str]) -> float:
+        """The share of the words of `captions`, repeated ones counted each time, that are in the vocabulary."""
+        counts = Counter(word for caption in captions for word in tokenize(caption))
+        known = sum(count for word, count in counts.items() if word in self)
+        return known / max(sum(counts.values()), 1)
+
+    def compare(self, other: "Vocabulary", captions: Iterable[str]) -> dict[str, int | float]:
+        """How `other` differs: words in common and in one only, and its coverage of `captions`."""
+        common = sum(word in other for word in self.words)
+        return {
+            "words": len(other),
+            "in both": common,
+            "only here": len(self) - common,
+            "only there": len(other) - common,
+            "coverage": round(other.coverage(captions), 4),
+        }
+
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
         """Read SCAN's JSON: `word2idx`, `idx2word` (string keys) and `idx`, the number of words.
@@ -72,10 +89,14 @@ class Vocabulary:
             raise InputError(f"{path}: {error}") from None
 
     def save(self, path: Path) -> None:
-        """Write SCAN's JSON."""
+        """Write SCAN's JSON: the keys in the order and the spacing of the published files, ASCII, one line.
+
+        The published files list their words in the order of Python 2's hashes, which nothing can repeat; here
+        they come by index, so that equal captions give equal bytes.
+        """
         document = {
-            "word2idx": self._positions,
             "idx2word": {str(position): word for position, word in enumerate(self.words)},
+            "word2idx": self._positions,
             "idx": len(self.words),
         }
         replace_file(path, json.dumps(document).encode())

@@ -3,6 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
+import data_tools
 from data_tools.captions import load_split
 from data_tools.errors import InputError, UsageError
 from data_tools.features import ScanFeatures, open_features
@@ -116,3 +117,57 @@ def test_a_malformed_id_mapping_is_refused(tmp_path, text, message):
     (tmp_path / "id_mapping.json").write_text(text)
     with pytest.raises(InputError, match=message):
         load_id_mapping(tmp_path / "id_mapping.json")
+
+
+@pytest.fixture
+def scan_folder(tmp_path, write_split):
+    """Three splits; `test` is the first image of `testall`."""
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.normal(size=(2, 4, 3)).astype(np.float32) for name in ("testall", "train")}
+    arrays["test"] = arrays["testall"][:1]
+    for name, ids in (("testall", ["7", "3"]), ("train", ["5", "9"]), ("test", ["7"])):
+        write_split(tmp_path, ids, list("abcde") * len(ids), name)
+        np.save(tmp_path / f"{name}_ims.npy", arrays[name])
+    return tmp_path, arrays
+
+
+def test_a_folder_of_arrays_is_one_collection(scan_folder):
+    folder, arrays = scan_folder
+    features = data_tools.open_features(str(folder))
+    assert features.image_ids == ["5", "9", "7", "3"]
+    assert (len(features), features.dim, features.counts.tolist()) == (4, 3, [4] * 4)
+    expected = np.concatenate([arrays["testall"][1], arrays["train"][0], arrays["testall"][1]])
+    rows = features.rows(["3", "5", "3"])
+    np.testing.assert_array_equal(features.gather(rows), expected)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(features)).features(rows[0]), arrays["testall"][1])
+    single = data_tools.open_features(folder / "testall_ims.npy")
+    np.testing.assert_array_equal(single.gather(np.array([1, 0])), arrays["testall"][::-1].reshape(8, 3))
+
+
+@pytest.mark.parametrize(("lines", "rows"), [("7 7 3", 3), ("7 7 3", 2), ("7 3", 10)])
+def test_ids_beside_an_array_may_repeat(tmp_path, lines, rows):
+    values = {"7": 1.0, "3": 2.0}
+    ids = lines.split()
+    (tmp_path / "dev_ids.txt").write_text("\n".join(ids))
+    order = {3: ids, 2: ["7", "3"], 10: ["7"] * 5 + ["3"] * 5}[rows]
+    np.save(tmp_path / "dev_ims.npy", np.array([np.full((1, 2), values[i], np.float32) for i in order]))
+    features = data_tools.open_features(tmp_path / "dev_ims.npy")
+    assert features.image_ids == ["7", "3"]
+    assert [features.features(row)[0, 0] for row in range(2)] == [1.0, 2.0]
+
+
+def test_a_folder_that_is_ambiguous_or_empty_is_refused(scan_folder):
+    folder, _ = scan_folder
+    np.save(folder / "extra_ims.npy", np.zeros((1, 2, 5), np.float32))
+    (folder / "extra_ids.txt").write_text("1\n2\n3\n")
+    with pytest.raises(InputError, match=r"holds 1 images; extra_ids\.txt names 3"):
+        data_tools.open_features(folder)
+    (folder / "extra_ids.txt").write_text("1\n")
+    with pytest.raises(InputError, match="5 numbers a region"):
+        data_tools.open_features(folder)
+    (folder / "features.h5").touch()
+    with pytest.raises(UsageError, match="name the one that is meant"):
+        data_tools.open_features(folder)
+    (folder / "empty").mkdir()
+    with pytest.raises(InputError, match="found no arrays"):
+        data_tools.open_features(folder / "empty")

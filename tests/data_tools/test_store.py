@@ -128,3 +128,36 @@ def test_a_file_cut_short_is_refused(tmp_path, make_block):
         FeatureStore(path)
     with pytest.raises(InputError, match="no such file"):
         FeatureStore(tmp_path / "absent.h5")
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), counts=st.lists(st.integers(0, 4), min_size=1, max_size=6))
+def test_a_gather_is_the_images_one_after_the_other(tmp_path_factory, data, counts, make_block):
+    block = make_block([str(n) for n in range(len(counts))], counts)
+    store = FeatureStore(write(tmp_path_factory.mktemp("store") / "features.h5", [block]))
+    rows = np.array(data.draw(st.lists(st.integers(0, len(counts) - 1), max_size=8)), dtype=np.int64)
+    offsets = np.cumsum([0, *counts])
+    wanted = [block.regions["features"][offsets[row] : offsets[row + 1]] for row in rows]
+    expected = np.concatenate([np.empty((0, 3), np.float32), *wanted])
+    np.testing.assert_array_equal(store.gather(rows), expected)
+    buffer = np.full((40, 3), 7, np.float64)
+    np.testing.assert_array_equal(store.gather(rows, buffer), expected)
+    assert (buffer[len(expected) :] == 7).all()
+
+
+def test_a_buffer_that_does_not_fit_is_refused(tmp_path, make_block):
+    store = FeatureStore(write(tmp_path / "features.h5", [make_block(["a"], [4])]))
+    for buffer in (np.zeros((3, 3)), np.zeros((4, 2)), np.zeros((4, 3), int), np.zeros(12)):
+        with pytest.raises(ValueError, match=r"at least \(4, 3\)"):
+            store.gather(np.array([0]), buffer)
+
+
+@settings(max_examples=30, deadline=None)
+@given(counts=st.lists(st.integers(0, 3), max_size=9), size=st.integers(1, 4))
+def test_the_blocks_of_a_store_are_the_store(tmp_path_factory, counts, size, make_block):
+    folder = tmp_path_factory.mktemp("store")
+    whole = make_block([str(n) for n in range(len(counts))], counts)
+    whole = Block(whole.image_ids, whole.counts, whole.regions, whole.image_sizes, ({"id": "x"},))
+    store = FeatureStore(write(folder / "one.h5", [whole]))
+    write_store(folder / "two.h5", store.blocks(size), store.shape, store.provenance)
+    assert (folder / "one.h5").read_bytes() == (folder / "two.h5").read_bytes()

@@ -66,3 +66,19 @@ def test_tokens_are_those_of_nltk_sentence_by_sentence():
         "dr.", "smith", "'s", "dog", "ca", "n't", "run", ".", "it", "sleeps", ".",
     ]  # fmt: skip
     assert tokenize("") == []
+
+
+def test_published_files_have_the_shape_that_is_written(scan_vocabularies, tmp_path):
+    for name in ("coco", "f30k"):
+        published = (scan_vocabularies / f"{name}_precomp_vocab.json").read_text()
+        Vocabulary.load(scan_vocabularies / f"{name}_precomp_vocab.json").save(tmp_path / "vocab.json")
+        written = (tmp_path / "vocab.json").read_text()
+        assert list(json.loads(written)) == list(json.loads(published))
+        assert json.loads(written) == json.loads(published)
+        assert len(written) == len(published)  # the same JSON but for the order of the words
+
+
+def test_coverage_counts_words_as_often_as_they_occur():
+    vocabulary = Vocabulary([*SPECIAL, "a", "cat"])
+    assert vocabulary.coverage(["a cat sat", "A cat"]) == pytest.approx(4 / 5)
+    assert vocabulary.coverage([]) == 0
