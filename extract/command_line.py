@@ -25,7 +25,7 @@ butd_app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="Train and evaluate bottom-up-attention detectors.",
+    help="Train, evaluate and look through bottom-up-attention detectors.",
 )
 
 Config = Annotated[str, typer.Option(help="Name of a shipped configuration, or a YAML file.")]
@@ -97,18 +97,14 @@ def extract_features_command(
     ] = None,
     selection: Annotated[
         Rule,
-        typer.Option(
-            help="caffe: proposals, NMS by class; detectron2: regressed boxes, one NMS for all."
-        ),
+        typer.Option(help="caffe: proposals, NMS by class; detectron2: regressed boxes, one NMS for all."),
     ] = Rule.CAFFE,
     num_boxes: Annotated[int | None, typer.Option(min=1, help="Regions of every image. Default: 36.")] = None,
     min_boxes: Annotated[int | None, typer.Option(min=1, help="Fewest regions of an image.")] = None,
     max_boxes: Annotated[int | None, typer.Option(min=1, help="Most regions of an image.")] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(
-            min=0, max=1, help="Confidence of a region. Default: 0.2 for caffe, 0 for detectron2."
-        ),
+        typer.Option(min=0, max=1, help="Confidence of a region. Default: 0.2 for caffe, 0 for detectron2."),
     ] = None,
     nms: Annotated[
         float | None,
@@ -309,6 +305,46 @@ def evaluate(
     else:
         print(f"{split}: {len(annotated.records)} images")
         print(scores.as_text())
+
+
+@butd_app.command(epilog="Example: butd show holiday.jpg --out holiday.png")
+def show(
+    image: Annotated[Path, typer.Argument(help="A picture.")],
+    out: Annotated[Path, typer.Option(help="The PNG to write.")],
+    config: Config = PUBLISHED,
+    weights: Annotated[
+        str | None, typer.Option(help=f"As for extract-features. Default for {PUBLISHED}: {PUBLISHED_WEIGHTS}.")
+    ] = None,
+    selection: Annotated[Rule, typer.Option(help="Whose rule chooses regions.")] = Rule.CAFFE,
+    num_boxes: Annotated[int, typer.Option(min=1, help="Regions to draw.")] = 10,
+    device: Device = "auto",
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of random weights.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw the regions of a picture with their classes, attributes and scores."""
+    require_detectron2()
+    from data_tools.devices import resolve_device
+    from data_tools.files import replacing
+    from data_tools.labels import Labels, load_labels
+    from extract.config import is_caffe, load_config, with_values
+    from extract.detector import build_detector
+    from extract.folders import resolve_weights
+    from extract.selection import build_selection
+    from extract.showing import show_image
+
+    cfg = with_values(load_config(config), seed=seed)
+    detector = build_detector(cfg, resolve_weights(config, weights), resolve_device(device))
+    rule = build_selection(selection.value, (num_boxes, num_boxes), None, None, is_caffe(cfg))
+    labels = load_labels(cfg.MODEL.LABELS) if cfg.MODEL.LABELS else Labels([], [])
+    drawing, regions = show_image(image, detector, rule, labels)
+    with replacing(out) as temporary:
+        drawing.save(temporary, format="PNG")
+    if as_json:
+        print_json({"image": str(image), "out": str(out), "regions": regions})
+        return
+    for region in regions:
+        print("{class_score:.2f}  {attribute} {class}  at {box}".format(**region))
+    print(out)
 
 
 extract_features = entry_point(extract_features_app)

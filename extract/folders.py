@@ -96,7 +96,7 @@ def extract_folder(request: Request) -> Summary:
     cfg = with_values(load_config(request.config), seed=request.seed)
     sources = find_sources(request.images, request.id_mapping, request.split)
     store = _store(request)
-    weights = _weights(request)
+    weights = resolve_weights(request.config, request.weights)
     boxes = load_boxes(request.boxes) if request.boxes else None
     worker = Worker(cfg, weights, request.precision, _selection(request, cfg), sources, request.options, boxes)
     provenance = describe_run(cfg, weights, worker.selection, worker.precision, worker.options, sources.images)
@@ -123,11 +123,17 @@ def _store(request: Request) -> Path:
     return store
 
 
-def _weights(request: Request) -> Path | None:
-    spec = request.weights or DEFAULT_WEIGHTS.get(request.config)
+def resolve_weights(config: str, spec: str | None) -> Path | None:
+    """The weight file of a configuration; None for a random network.
+
+    Raises:
+        UsageError: nothing is given and the configuration has no default; the message says what to give.
+        InputError: see `find_weights`.
+    """
+    spec = spec or DEFAULT_WEIGHTS.get(config)
     if spec is None:
-        files = OTHER_WEIGHTS.get(request.config)
-        raise UsageError(f"--config {request.config} needs --weights FILE" + (f": {files}" if files else ""))
+        files = OTHER_WEIGHTS.get(config)
+        raise UsageError(f"--config {config} needs --weights FILE" + (f": {files}" if files else ""))
     return None if spec == RANDOM else find_weights(spec)
 
 
