@@ -343,7 +343,7 @@ def show(
         print_json({"image": str(image), "out": str(out), "regions": regions})
         return
     for region in regions:
-        print("{class_score:.2f}  {attribute} {class}  at {box}".format(**region))
+        print(f"{region['class_score']:.2f}  {region['attribute']} {region['class']}  at {region['box']}")
     print(out)
 
 

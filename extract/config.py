@@ -63,6 +63,11 @@ def _check_choices(cfg: CfgNode, path: Path) -> None:
     ):
         if value not in choices:
             raise InputError(f"{path}: {key} is {value!r}, expected {' or '.join(choices)}")
+    regions = cfg.TEST.REGIONS
+    if len(regions) != 2 or not all(isinstance(n, int) for n in regions) or not 1 <= regions[0] <= regions[1]:
+        raise InputError(
+            f"{path}: TEST.REGIONS is {regions}, expected the fewest and the most regions of an image"
+        )
     if cfg.MODEL.WEIGHTS:
         raise InputError(f"{path}: MODEL.WEIGHTS is not read here, for Detectron2 unpickles such files freely")
 

@@ -103,7 +103,8 @@ class AttributePredictor(FastRCNNOutputLayers):
         )
         labelled = (classes >= 0) & (classes < self.num_classes) & (targets.sum(dim=1) > 0)
         if not labelled.any():
-            return features.sum() * 0  # keeps every parameter in the graph, as distributed training needs
+            # keeps every parameter in the graph, as distributed training needs
+            return self.attribute_logits(features, classes.clamp(0, self.num_classes)).sum() * 0
         logits = self.attribute_logits(features[labelled], classes[labelled])[:, : self.num_attributes]
         shares = targets[labelled] / targets[labelled].sum(dim=1, keepdim=True)
         return self.attribute_weight * F.cross_entropy(logits, shares)

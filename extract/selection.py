@@ -53,6 +53,9 @@ class CaffeSelection:
     nms: float = 0.3
     inclusive: bool = True
 
+    def __post_init__(self) -> None:
+        _check_bounds(self.min_boxes, self.max_boxes)
+
     def __call__(self, proposals: Proposals) -> Regions:
         """The regions of an image; their boxes are the proposals, not regressed.
 
@@ -97,6 +100,9 @@ class SweepSelection:
     threshold: float = 0.0
     nms: float = 0.5
     inclusive: bool = False
+
+    def __post_init__(self) -> None:
+        _check_bounds(self.min_boxes, self.max_boxes)
 
     def __call__(self, proposals: Proposals) -> Regions:
         """The regions of an image by class probability, best first; their boxes are the regressed ones."""
@@ -153,6 +159,11 @@ def build_selection(
         nms=kind.nms if overlap is None else overlap,
         inclusive=inclusive,
     )
+
+
+def _check_bounds(fewest: int, most: int) -> None:
+    if not 1 <= fewest <= most:
+        raise ValueError(f"need 1 <= min_boxes <= max_boxes, got {fewest} and {most}")
 
 
 def _line(rule: str, selection: CaffeSelection | SweepSelection) -> str:

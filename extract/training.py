@@ -23,12 +23,11 @@ from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException
 from torch.nn.parallel import DistributedDataParallel
 
+# Imported for what they register with Detectron2.
+import extract.network  # noqa: F401
 from data_tools.console import Progress
 from data_tools.errors import InputError, UsageError
 from data_tools.files import read_text, replace_file
-
-# Imported for what they register with Detectron2.
-from extract import network  # noqa: F401
 from extract.config import is_caffe, with_values
 from extract.detection_data import AttributeMapper, DetectionSplit, check_labels, load_detection_split
 from extract.initial_weights import place_initial_weights
