@@ -134,7 +134,10 @@ def test_the_published_network_has_the_published_names_and_shapes():
         ("INPUT:\n  RESIZE: nearest\n", "INPUT.RESIZE is 'nearest', expected caffe or torch or pillow"),
         ("SOLVER:\n  OPTIMIZER: sgd\n", "SOLVER.OPTIMIZER is 'sgd', expected SGD or AdamW"),
         ("MODEL:\n  ROI_HEADS:\n    NAME: Res5ROIHeads\n", "MODEL.ROI_HEADS.NAME is 'Res5ROIHeads'"),
-        ("MODEL:\n  PROPOSAL_GENERATOR:\n    NAME: CaffeRPN\n", "ANCHOR_GENERATOR.NAME is 'DefaultAnchorGenerator'"),
+        (
+            "MODEL:\n  PROPOSAL_GENERATOR:\n    NAME: CaffeRPN\n",
+            "ANCHOR_GENERATOR.NAME is 'DefaultAnchorGenerator'",
+        ),
         ("MODEL:\n  ROI_ATTRIBUTE_HEAD:\n    NONE: last\n", "NONE is 'last', expected dropped or counted"),
         ("TEST:\n  REGIONS: [5, 2]\n", r"TEST.REGIONS is \[5, 2\]"),
         ("MODEL:\n  WEIGHTS: x.pkl\n", "MODEL.WEIGHTS is not read here"),

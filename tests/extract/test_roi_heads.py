@@ -19,7 +19,8 @@ def predictor():
     return AttributePredictor(
         ShapeSpec(channels=DIM, height=1, width=1),
         num_attributes=ATTRIBUTES,
-        none="dropped", attribute_weight=1.5,
+        none="dropped",
+        attribute_weight=1.5,
         num_classes=CLASSES,
         box2box_transform=Box2BoxTransform((10.0, 10.0, 5.0, 5.0)),
     ).double()

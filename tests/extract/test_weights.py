@@ -142,7 +142,9 @@ def test_a_url_is_fetched_once(server, state):
     assert server.asked == ["/models/weights.pth?download=1"]
 
 
-@pytest.mark.parametrize(("name", "reason"), [("absent.pth", "404|Not Found"), ("cut.pth", "of .* bytes|IncompleteRead")])
+@pytest.mark.parametrize(
+    ("name", "reason"), [("absent.pth", "404|Not Found"), ("cut.pth", "of .* bytes|IncompleteRead")]
+)
 def test_a_failed_fetch_is_one_line_and_leaves_nothing(server, tmp_path, name, reason):
     with pytest.raises(InputError, match=reason) as caught:
         find_weights(f"http://127.0.0.1:{server.server_port}/{name}")
