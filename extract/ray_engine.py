@@ -1,11 +1,12 @@
 """The same run on a Ray cluster: an actor for each GPU (or CPU slot), each with its own network.
 
-Actors write part files where every machine sees them. One that dies is started again, elsewhere if need be,
-and its part with it; a part is complete or absent, so nothing else is lost.
+Actors write part files where every machine sees them. The part of one that dies is given to a new one, elsewhere
+if need be; a part is complete or absent, so nothing else is lost.
 """
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,26 +15,29 @@ from data_tools.errors import InputError, UsageError
 from data_tools.parts import Parts
 
 if TYPE_CHECKING:
+    from extract.description import Describer
     from extract.folders import Worker
 
-RESTARTS = 8  # of one actor; one that dies each time would otherwise do so forever
-POLL = 1.0  # seconds between looks at the actors
+DEATHS = 100  # of actors in one run; where each new one dies, a run would otherwise never end
 
 
 class _PartWriter:
     """The actor."""
 
     def __init__(self, worker: "Worker", device: str) -> None:
-        self.describer = worker.describer(device)
+        self.worker, self.device = worker, device
+        self.describer: Describer | None = None
 
     def write(self, parts: Parts, part: int) -> dict[str, float]:
         """Describe and write one part; seconds by stage."""
-        before = dict(self.describer.seconds)
-        [block] = self.describer.blocks([parts.span(part)], lambda count: None)
+        # built here and not above, since Ray passes on the errors of calls alone as they are
+        describer = self.describer = self.describer or self.worker.describer(self.device)
+        before = dict(describer.seconds)
+        [block] = describer.blocks([parts.span(part)], lambda count: None)
         start = time.perf_counter()
         parts.write(part, block)
-        self.describer.seconds["writing"] += time.perf_counter() - start
-        return {stage: value - before.get(stage, 0.0) for stage, value in self.describer.seconds.items()}
+        describer.seconds["writing"] += time.perf_counter() - start
+        return {stage: value - before.get(stage, 0.0) for stage, value in describer.seconds.items()}
 
 
 def _with_absolute_paths(worker: "Worker") -> "Worker":
@@ -71,49 +75,60 @@ class RayEngine:
 
     def __call__(self, parts: Parts, missing: Sequence[int], advance: Callable[[int], None]) -> dict[str, float]:
         """See `Engine`."""
-        ray = self._ray
-        actors = self._start(len(missing))
-        shared = ray.put(replace(parts, file=parts.file.resolve()))
-        queue, running, seconds = list(reversed(missing)), {}, {}  # type: ignore[var-annotated]
-        for actor in actors:
-            part = queue.pop()
+        waiting = list(reversed(missing))
+        shared = self._ray.put(replace(parts, file=parts.file.resolve()))
+        running: dict[Any, tuple[Any, int]] = {}  # task -> actor and the part it writes
+        seconds: dict[str, float] = defaultdict(float)
+        deaths = 0
+
+        def start(actor: Any, part: int) -> None:
             running[actor.write.remote(shared, part)] = (actor, part)
+
         try:
+            for _ in range(min(self._slots(), len(missing))):
+                start(self._new_actor(), waiting.pop())
             while running:
-                done, _ = ray.wait(list(running), timeout=POLL)
-                for task in done:
-                    actor, part = running.pop(task)
-                    for stage, value in self._result(task).items():
-                        seconds[stage] = seconds.get(stage, 0.0) + value
-                    advance(len(parts.span(part)))
-                    if queue:
-                        part = queue.pop()
-                        running[actor.write.remote(shared, part)] = (actor, part)
+                [task], _ = self._ray.wait(list(running), num_returns=1)
+                actor, part = running.pop(task)
+                spent = self._result(task)
+                if spent is None:
+                    deaths += 1
+                    if deaths > DEATHS:
+                        raise InputError(f"{deaths} workers of the Ray cluster died; its log says why")
+                    start(self._new_actor(), part)
+                    continue
+                for stage, value in spent.items():
+                    seconds[stage] += value
+                advance(len(parts.span(part)))
+                if waiting:
+                    start(actor, waiting.pop())
+                else:
+                    self._ray.kill(actor)
         finally:
-            for actor in actors:
-                ray.kill(actor)
+            for actor, _ in running.values():
+                self._ray.kill(actor)
         return seconds
 
-    def _start(self, parts: int) -> list[Any]:
-        """As many actors as the cluster has room for, and no more than there are parts."""
-        gpu = self.device == "cuda"
-        slots = int(self._ray.cluster_resources().get("GPU" if gpu else "CPU", 0))
+    def _slots(self) -> int:
+        """How many actors the cluster has room for."""
+        resource = "GPU" if self.device == "cuda" else "CPU"
+        slots = int(self._ray.cluster_resources().get(resource, 0))
         if slots == 0:
-            raise InputError(f"the Ray cluster has no {'GPU' if gpu else 'CPU'} to give")
-        resources = {"num_cpus": 1, "num_gpus": 1 if gpu else 0}
-        writer = self._ray.remote(_PartWriter).options(
-            **resources, max_restarts=RESTARTS, max_task_retries=RESTARTS
-        )
-        worker = self._ray.put(self.worker)
-        return [writer.remote(worker, self.device) for _ in range(min(slots, parts))]
+            raise InputError(f"the Ray cluster has no {resource} to give")
+        return slots
 
-    def _result(self, task: Any) -> dict[str, float]:
+    def _new_actor(self) -> Any:
+        gpus = 1 if self.device == "cuda" else 0
+        writer = self._ray.remote(_PartWriter).options(num_cpus=1, num_gpus=gpus)
+        return writer.remote(self.worker, self.device)
+
+    def _result(self, task: Any) -> dict[str, float] | None:
+        """Seconds by stage of a written part, or None where its actor died."""
         try:
             return self._ray.get(task)
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, InputError | UsageError):
                 raise error.cause from None
             raise
-        except self._ray.exceptions.RayError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"a worker of the Ray cluster died {RESTARTS} times: {reason}") from None
+        except self._ray.exceptions.RayError:
+            return None

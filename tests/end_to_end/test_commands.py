@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 BIN = Path(sys.executable).parent
 
@@ -233,21 +235,116 @@ def test_a_folder_of_ones_own_pictures(data, tmp_path):
     assert store.is_file()
 
 
-def test_bad_pictures_are_reported_and_the_exit_code_says_so(data, tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    good = sorted((data / "images").iterdir())[0]
-    shutil.copy(good, folder / "good.jpg")
-    (folder / "short.jpg").write_bytes(good.read_bytes()[:3000])
-    (folder / "empty.jpg").touch()
+def jpeg(path, size=(48, 40), **options):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path, **options)
+
+
+@pytest.fixture
+def every_kind(tmp_path):
+    """A folder of good pictures of every kind and bad files of every kind, with its id mapping."""
+    folder = tmp_path / "data" / "images"
+    (folder / "deep" / "er").mkdir(parents=True)
+    jpeg(folder / "good.jpg")
+    jpeg(folder / "deep" / "er" / "grün.png")
+    Image.new("L", (30, 20), 7).save(folder / "grey.png")
+    Image.new("P", (30, 20), 3).save(folder / "palette.gif")
+    Image.new("RGBA", (30, 20), (1, 2, 3, 90)).save(folder / "transparent.webp")
+    Image.new("CMYK", (30, 20)).save(folder / "print.jpg")
+    Image.fromarray(np.full((20, 30), 40000, np.uint16)).save(folder / "sixteen.png")
+    Image.new("RGB", (1, 3000), (9, 9, 9)).save(folder / "thin.png")
+    jpeg(folder / "wrong-ending.png", format="JPEG")
+    good = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*"))
+    whole = (folder / "good.jpg").read_bytes()
+    bad = {
+        "empty.jpg": b"",
+        "text.jpg": b"<html>404 Not Found</html>",
+        "cut.jpg": whole[: len(whole) // 2],
+        "cut.png": (folder / "grey.png").read_bytes()[:-30],
+        "header.jpg": b"\xff\xd8\xff\xe0" + bytes(40),
+        "zeros.jpg": bytes(4096),
+        "bomb.png": png_header(60000, 60000),
+    }
+    for name, content in bad.items():
+        (folder / name).write_bytes(content)
+    (folder / "folder.jpg").mkdir()
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    names = [*good, *bad, "folder.jpg", "loop.jpg", "missing.jpg"]
+    mapping = {f"id {number}": name for number, name in enumerate(names)}
+    (folder.parent / "id_mapping.json").write_text(json.dumps(mapping))
+    return folder, len(good), [f"id {number}" for number in range(len(good), len(names))]
+
+
+def png_header(width, height):
+    """A PNG that says it is enormous."""
+    header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    chunk = (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big")
+    return b"\x89PNG\r\n\x1a\n" + chunk + bytes(64)
+
+
+def test_every_kind_of_bad_file_is_reported_and_the_exit_code_says_so(every_kind, tmp_path):
+    folder, good, bad = every_kind
     arguments = (folder, "--config", "scenes", "--weights", "random", "--output", tmp_path / "features.h5")
     done = command("extract-features", *arguments)
-    assert done.returncode == 1
-    assert "2 images could not be read" in done.stdout
+    assert done.returncode == 1, done.stderr
+    assert f"{len(bad)} images could not be read" in done.stdout
+    assert "Traceback" not in done.stderr
     report = json.loads((tmp_path / "features.report.json").read_text())
-    assert [failure["id"] for failure in report["failures"]] == ["empty", "short"]
+    assert [failure["id"] for failure in report["failures"]] == bad
+    assert all(failure["reason"] and failure["file"] for failure in report["failures"])
+    with h5py.File(tmp_path / "features.h5") as file:
+        assert [value.decode() for value in file["image_ids"]] == [f"id {number}" for number in range(good)]
+        assert np.isfinite(file["features"][:]).all()
     stopped = command("extract-features", *arguments, "--overwrite", "--on-error", "fail")
-    assert "empty.jpg: image empty cannot be read" in one_line(stopped, 1)
+    assert f"image {bad[0]} cannot be read: the file is empty" in one_line(stopped, 1)
+
+
+def test_shards_are_joined_by_data_tools(data, tmp_path):
+    pictures = sorted((data / "images").iterdir())[:5]
+    listing = tmp_path / "list.txt"
+    listing.write_text("".join(f"{number}\t{path}\n" for number, path in enumerate(pictures)))
+    arguments = (listing, "--config", "scenes", "--weights", "random", "--part-size", 1, "--num-boxes", 3)
+    whole, store = tmp_path / "whole.h5", tmp_path / "store.h5"
+    assert command("extract-features", *arguments, "--output", whole).returncode == 0
+    first = command("extract-features", *arguments, "--output", store, "--shard", "1/2")
+    assert "2 parts are still to be written by other shards" in first.stdout
+    assert "part" in one_line(command("data-tools", "join", store), 1)
+    second = command("extract-features", *arguments, "--output", store, "--shard", "2/2")
+    assert "data-tools join" in second.stdout
+    joined = command("data-tools", "join", store)
+    assert joined.returncode == 0, joined.stderr
+    assert datasets(store) == datasets(whole)
+
+
+def test_boxes_of_a_store_are_described_again(data, tmp_path):
+    ids = tmp_path / "ids.txt"
+    ids.write_text(
+        "".join(f"{image_id}\n" for image_id in list(json.loads((data / "id_mapping.json").read_text()))[:3])
+    )
+    common = (data / "images", "--config", "scenes", "--weights", "random", "--split", ids)
+    first, boxes, again = tmp_path / "first.h5", tmp_path / "boxes.h5", tmp_path / "again.h5"
+    assert command("extract-features", *common, "--output", first, "--num-boxes", 4).returncode == 0
+    only = command("extract-features", *common, "--output", boxes, "--num-boxes", 4, "--boxes-only")
+    assert only.returncode == 0, only.stderr
+    given = command("extract-features", *common, "--output", again, "--boxes", boxes)
+    assert given.returncode == 0, given.stderr
+    with h5py.File(first) as one, h5py.File(again) as other:
+        assert one["boxes"][:].tobytes() == other["boxes"][:].tobytes()
+        features = one["features"][:]
+        np.testing.assert_allclose(other["features"][:], features, atol=1e-3 * np.abs(features).max())
+
+
+def test_the_regions_of_a_picture_are_drawn(data, tmp_path):
+    picture = sorted((data / "images").iterdir())[0]
+    out = tmp_path / "drawn.png"
+    arguments = (picture, "--config", "scenes", "--weights", "random", "--num-boxes", 3, "--out", out)
+    done = command("butd", "show", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    regions = json.loads(done.stdout)["regions"]
+    assert len(regions) == 3
+    assert regions[0]["class"] in ("circle", "square", "triangle", "star")
+    with Image.open(out) as drawn:
+        assert drawn.format == "PNG"
+    assert "no such file" in one_line(command("butd", "show", tmp_path / "absent.jpg", *arguments[1:]), 1)
 
 
 @pytest.mark.parametrize(
@@ -260,6 +357,12 @@ def test_bad_pictures_are_reported_and_the_exit_code_says_so(data, tmp_path):
         ((".", "--num-boxes", "3", "--min-boxes", "2"), 2, "give either --num-boxes or"),
         ((".", "--min-boxes", "20", "--max-boxes", "10"), 2, "go together"),
         ((".", "--config", "scenes", "--weights", "random", "--output", ".."), 2, "--output ..: expected a file"),
+        ((".", "--shard", "3/2"), 2, "--shard 3/2: expected I/N"),
+        ((".", "--ray-address", "auto"), 2, "--ray-address goes with --engine ray"),
+        ((".", "--config", "scenes", "--weights", "random", "--precision", "tf32"), 2, "tf32 needs a GPU"),
+        ((".", "--config", "scenes", "--weights", "random", "--boxes", "absent.json"), 1, "no such file of boxes"),
+        ((".", "--config", "butd_r101_caffe_10_100"), 2, "bua-caffe-frcn-r101-k10-100.pth"),
+        ((".", "--config", "scenes", "--weights", "http://127.0.0.1:1/w.pth"), 1, "could not be fetched"),
         ((".", "--device", "hpu"), 2, "--device hpu: not available here"),
         ((".", "--device", "cuda:77"), 2, "--device cuda:77: not available here"),
     ],
@@ -272,7 +375,7 @@ def test_wrong_use_of_extract_features_is_one_line(data, arguments, code, messag
     ("name", "arguments"),
     [
         ("extract-features", ()),
-        *[("butd", (c,)) for c in ("train", "evaluate")],
+        *[("butd", (c,)) for c in ("train", "evaluate", "show")],
         *[("data-tools", (c,)) for c in ("scenes", "splits")],
         *[("chan", (c,)) for c in ("train", "evaluate", "explain")],
     ],

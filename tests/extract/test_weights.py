@@ -70,7 +70,7 @@ def test_a_pickle_that_carries_code_runs_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, save in (("plain.pkl", lambda v, p: p.write_bytes(pickle.dumps(v))), ("torch.pth", torch.save)):
         save({"model": {"a": torch.zeros(1)}, "extra": Malicious()}, tmp_path / name)
-        with pytest.raises(InputError, match="holds io.open, not only arrays|holds more than tensors") as caught:
+        with pytest.raises(InputError, match=r"holds io.open, not only arrays|holds more than tensors") as caught:
             read_weights(tmp_path / name)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "opened-by-a-pickle").exists()
@@ -105,7 +105,7 @@ def test_a_missing_file_is_an_error():
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         self.server.asked.append(self.path)
         if self.path.endswith("/absent.pth"):
             self.send_error(404)
