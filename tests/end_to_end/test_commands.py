@@ -344,27 +344,13 @@ def test_the_regions_of_a_picture_are_drawn(data, tmp_path):
     assert regions[0]["class"] in ("circle", "square", "triangle", "star")
     with Image.open(out) as drawn:
         assert drawn.format == "PNG"
-    assert "no such file" in one_line(command("butd", "show", tmp_path / "absent.jpg", *arguments[1:]), 1)
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (("absent",), 1, "absent: no such folder of images"),
-        ((".", "--config", "nothing"), 1, "nothing: no such configuration file"),
         ((".", "--config", "scenes"), 2, "--config scenes needs --weights"),
-        ((".", "--config", "scenes", "--weights", "absent.pth"), 1, "absent.pth: no such weight file"),
-        ((".", "--num-boxes", "3", "--min-boxes", "2"), 2, "give either --num-boxes or"),
-        ((".", "--min-boxes", "20", "--max-boxes", "10"), 2, "go together"),
-        ((".", "--config", "scenes", "--weights", "random", "--output", ".."), 2, "--output ..: expected a file"),
-        ((".", "--shard", "3/2"), 2, "--shard 3/2: expected I/N"),
-        ((".", "--ray-address", "auto"), 2, "--ray-address goes with --engine ray"),
-        ((".", "--config", "scenes", "--weights", "random", "--precision", "tf32"), 2, "tf32 needs a GPU"),
-        ((".", "--config", "scenes", "--weights", "random", "--boxes", "absent.json"), 1, "no such file of boxes"),
-        ((".", "--config", "butd_r101_caffe_10_100"), 2, "bua-caffe-frcn-r101-k10-100.pth"),
-        ((".", "--config", "scenes", "--weights", "http://127.0.0.1:1/w.pth"), 1, "could not be fetched"),
-        ((".", "--device", "hpu"), 2, "--device hpu: not available here"),
-        ((".", "--device", "cuda:77"), 2, "--device cuda:77: not available here"),
     ],
 )
 def test_wrong_use_of_extract_features_is_one_line(data, arguments, code, message):

@@ -1,0 +1,57 @@
+"""Wrong use of the commands, in this process: the end-to-end tests start real ones for a few of these."""
+
+import sys
+
+import pytest
+
+from extract.command_line import butd, extract_features
+
+
+def run(monkeypatch, capsys, command, *arguments):
+    """The exit code of a command and what it printed as an error."""
+    monkeypatch.setattr(sys, "argv", [command.__name__, *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        command()
+    return ended.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("absent",), 1, "absent: no such folder of images"),
+        ((".", "--config", "nothing"), 1, "nothing: no such configuration file"),
+        ((".", "--config", "scenes"), 2, "--config scenes needs --weights"),
+        ((".", "--config", "scenes", "--weights", "absent.pth"), 1, "absent.pth: no such weight file"),
+        ((".", "--num-boxes", "3", "--min-boxes", "2"), 2, "give either --num-boxes or"),
+        ((".", "--min-boxes", "20", "--max-boxes", "10"), 2, "go together"),
+        ((".", "--config", "scenes", "--weights", "random", "--output", ".."), 2, "--output ..: expected a file"),
+        ((".", "--shard", "3/2"), 2, "--shard 3/2: expected I/N"),
+        ((".", "--ray-address", "auto"), 2, "--ray-address goes with --engine ray"),
+        ((".", "--config", "scenes", "--weights", "random", "--precision", "tf32"), 2, "tf32 needs a GPU"),
+        ((".", "--config", "scenes", "--weights", "random", "--boxes", "absent.json"), 1, "no such file of boxes"),
+        ((".", "--config", "butd_r101_caffe_10_100"), 2, "bua-caffe-frcn-r101-k10-100.pth"),
+        ((".", "--config", "scenes", "--weights", "http://127.0.0.1:1/w.pth"), 1, "could not be fetched"),
+        ((".", "--device", "hpu"), 2, "--device hpu: not available here"),
+        ((".", "--device", "cuda:77"), 2, "--device cuda:77: not available here"),
+    ],
+)
+def test_wrong_use_is_one_line(scenes, monkeypatch, capsys, arguments, code, message):
+    monkeypatch.chdir(scenes / "images")
+    found, error = run(monkeypatch, capsys, extract_features, *arguments)
+    assert found == code
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_an_image_that_cannot_be_shown_is_one_line(tmp_path, monkeypatch, capsys):
+    arguments = ("show", tmp_path / "absent.jpg", "--config", "scenes", "--weights", "random", "--out", "x.png")
+    code, error = run(monkeypatch, capsys, butd, *arguments)
+    assert (code, error) == (1, f"error: {tmp_path}/absent.jpg: no such file\n")
+
+
+def test_caffes_network_is_not_trained(scenes, tmp_path, monkeypatch, capsys):
+    arguments = ("train", "--config", "butd_r101_caffe", "--data", scenes, "--out", tmp_path / "run")
+    code, error = run(monkeypatch, capsys, butd, *arguments)
+    assert code == 2
+    assert "is not trained here" in error
