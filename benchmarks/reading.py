@@ -7,9 +7,9 @@ Question answered: do random batches of 384 images (36 regions x 2048, float16) 
 `numpy.memmap` reaches on the same bytes, with 0, 2 and 4 loader processes, and does memory stay where it is?
 
 Each reader fills the same buffer with the same batches in the same run, in turns, so that all see the same page
-cache; the figure of a reader is the median over the turns. Memory is the largest proportional share (PSS) of the
-process and its loaders, less what of it is mapped file: pages of the cache that a memory map shows are not the
-process's own.
+cache; the figure of a reader is the median over the turns. Memory is that of the process and its loaders together:
+their proportional share of anonymous pages (Pss_Anon), so that pages of the cache that a memory map shows do not
+count. Growth is that figure at the end less that at the beginning of the measured batches.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import platform
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,11 @@ class MappedFeatures:
 
 
 class Batches(Dataset):
-    """Random batches, gathered where they are asked for; what travels back is a checksum, as training on the
-    processor's own copy would leave the batch where it is."""
+    """Random batches, gathered where they are asked for.
+
+    One number of each travels back: moving batches between processes costs all readers the same and is not
+    what is compared.
+    """
 
     def __init__(self, path: Path, reader: str, images: int, batch: int, number: int) -> None:
         self.path, self.reader, self.images, self.batch, self.number = path, reader, images, batch, number
@@ -164,7 +168,8 @@ def as_text(summary: dict[str, Any]) -> str:
     ]
     for row in summary["results"]:
         lines.append(
-            f"{row['workers']:>8}{row['store_images_per_second']:>9} img/s{row['memmap_images_per_second']:>10} img/s"
+            f"{row['workers']:>8}{row['store_images_per_second']:>9} img/s"
+            f"{row['memmap_images_per_second']:>10} img/s"
             f"{row['share']:>8.0%}{row['store_memory_mb']:>9.0f} MB{row['store_growth_mb']:>7.1f} MB"
         )
     return "\n".join(lines)
@@ -181,6 +186,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the store is written; a temporary folder without it")
     parser.add_argument("--out", type=Path, help="JSON file of the results")
     options = parser.parse_args()
+    warnings.filterwarnings("ignore", message="This DataLoader will create")  # more loaders than cores, on purpose
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         summary = run(Path(folder), options.images, options.batch, options.workers, options.seconds, options.turns)
     print(as_text(summary))

@@ -99,7 +99,8 @@ def _check_numbers(source: Path, reader: RegionFeatures, rows: list[int], report
         report.first_of(name, source, cases, _AGAIN)
     report.first_of("duplicates", source, equal, "see whether the pictures are the same", fatal=False)
     if rows:
-        spread = f"{counts[rows].min()} to {counts[rows].max()} regions"
+        least, most = counts[rows].min(), counts[rows].max()
+        spread = f"{least} regions" if least == most else f"{least} to {most} regions"
         report.facts.append(f"features: {source}, {len(rows)} images, {spread} x {reader.dim} {reader.dtype}")
 
 
