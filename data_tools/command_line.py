@@ -88,14 +88,15 @@ def vocab(
     """Build SCAN's vocabulary from the captions of a data set."""
     from data_tools.captions import load_split
     from data_tools.layout import precomp_folder
-    from data_tools.vocabulary import Vocabulary
+    from data_tools.vocabulary import Vocabulary, count_words
 
     folder = precomp_folder(data)
     texts = [text for name in splits.split(",") for text in load_split(folder, name.strip()).captions]
-    vocabulary, path = Vocabulary.build(texts, threshold), out or data / "vocab.json"
+    counts, path = count_words(texts), out or data / "vocab.json"
+    vocabulary = Vocabulary.of_counts(counts, threshold)
     vocabulary.save(path)
-    coverage = vocabulary.coverage(texts)
-    compared = vocabulary.compare(Vocabulary.load(compare), texts) if compare else {}
+    coverage = vocabulary.coverage(counts)
+    compared = vocabulary.compare(Vocabulary.load(compare), counts) if compare else {}
     if as_json:
         summary = {"file": str(path), "words": len(vocabulary), "captions": len(texts), "coverage": coverage}
         print_json({**summary, "compared": compared})
@@ -245,7 +246,7 @@ def verify(
         errors = sum(finding.fatal for finding in report.findings)
         warnings = len(report.findings) - errors
         verdict = "will train" if report.will_train else "will not train as it is"
-        print(f"{data}: {verdict}; {errors} errors, {warnings} warnings")
+        print(f"{data}: {verdict} (errors: {errors}, warnings: {warnings})")
     if not report.will_train:
         raise typer.Exit(1)
 

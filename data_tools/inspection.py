@@ -39,7 +39,7 @@ def describe(store: FeatureStore, sample: int | None = 1000) -> dict[str, Any]:
         data_sets = {
             name: {
                 "shape": list(item.shape),
-                "type": str(item.dtype),
+                "type": "text" if item.dtype.kind in "OS" else str(item.dtype),
                 "bytes": int(item.size * item.dtype.itemsize),
             }
             for name, item in file.items()

@@ -12,7 +12,7 @@ from data_tools.errors import InputError
 from data_tools.files import read_text, replace_file
 from data_tools.findings import Report
 from data_tools.layout import find_vocabulary, load_id_mapping
-from data_tools.vocabulary import Vocabulary
+from data_tools.vocabulary import Vocabulary, count_words
 
 NEEDED = ("train", "dev")  # `chan train` reads both
 LEAST_COVERAGE = 0.8  # of the words of the training captions; the published vocabularies have 0.98
@@ -185,7 +185,8 @@ def check_vocabulary(data: Path, checked: CheckedSplits, report: Report) -> None
         return
     if "train" in checked.splits:
         captions = checked.splits["train"].captions
-        coverage = vocabulary.coverage(captions[:: max(1, len(captions) // COVERAGE_SAMPLE)])
+        sample = captions[:: max(1, len(captions) // COVERAGE_SAMPLE)]
+        coverage = vocabulary.coverage(count_words(sample))
         report.facts.append(
             f"vocabulary: {path}, {len(vocabulary)} words, {coverage:.2%} of the training captions"
         )
