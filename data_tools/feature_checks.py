@@ -11,7 +11,7 @@ from data_tools.errors import InputError, UsageError
 from data_tools.features import RegionFeatures, open_features
 from data_tools.findings import Case, Report
 from data_tools.layout import STORE_NAME, feature_source
-from data_tools.split_checks import CheckedSplits
+from data_tools.split_checks import NEEDED, CheckedSplits
 from data_tools.store import FeatureStore
 
 MADE_BY = ("config", "weights_sha256", "selection")  # what a store of `extract-features` says of itself
@@ -31,13 +31,13 @@ def check_features(
     dims: dict[int, Path] = {}
     stores: dict[Path, RegionFeatures] = {}
     opened: dict[Path, tuple[RegionFeatures, set[int]]] = {}
-    closed: dict[str, None] = {}  # why features cannot be opened, each reason once
+    closed: dict[str, bool] = {}  # why features cannot be opened, and whether training stops there
     for name, split in checked.splits.items():
         try:
             source = feature_source(data, name, features)
             reader = stores.get(source) or open_features(source, split)
         except (InputError, UsageError) as error:
-            closed.setdefault(str(error), None)
+            closed[str(error)] = closed.get(str(error), False) or name in NEEDED
             continue
         if isinstance(reader, FeatureStore):
             stores[source] = reader
@@ -49,8 +49,9 @@ def check_features(
         dims.setdefault(reader.dim, source)
         rows = reader.rows([image_id for image_id in split.image_ids if image_id in present])
         opened.setdefault(source, (reader, set()))[1].update(rows.tolist())
-    cases: list[Case] = [(None, reason) for reason in closed]
-    report.first_of("features", precomp, cases, "extract features, or name them: --features")
+    for fatal in (True, False):
+        cases: list[Case] = [(None, reason) for reason, stops in closed.items() if stops == fatal]
+        report.first_of("features", precomp, cases, "extract features, or name them: --features", fatal)
     if len(dims) > 1:
         said = ", ".join(f"{dim} in {path.name}" for dim, path in dims.items())
         report.first_of(

@@ -298,7 +298,8 @@ class FeatureStore:
         Raises:
             ValueError: `out` is too small or of another width.
         """
-        starts, ends = self._offsets[rows], self._offsets[np.asarray(rows) + 1]
+        rows = np.asarray(rows, dtype=np.int64)
+        starts, ends = self._offsets[rows], self._offsets[rows + 1]
         filled = buffer_rows(out, int((ends - starts).sum()), self.dim, self.dtype)
         data_set, position = self._file["features"], 0
         for first, last in _runs(starts, ends):

@@ -127,7 +127,7 @@ FAULTS = {  # what is done, check, file, line, count, fatal, words of the messag
     "one picture in two splits": (lambda d: copy(d, "train/10.png", "dev/20.png"), "duplicates", "images", None, 1, True, "images 20 (dev) and 10 (train) have the same bytes"),
     "one picture twice": (lambda d: copy(d, "train/10.png", "train/11.png"), "duplicates", "images", None, 1, False, "have the same bytes"),
     "image without features": (lambda d: rewritten(d, **without("10")), "features", "train_ids.txt", 1, 1, True, "holds no image 10"),
-    "no features": (lambda d: (d / "precomp/features.h5").unlink(), "features", "precomp", None, 4, True, "found neither features.h5 nor"),
+    "no features": (lambda d: (d / "precomp/features.h5").unlink(), "features", "precomp", None, 2, True, "found neither features.h5 nor dev_ims.npy"),
     "store and arrays": (lambda d: np.save(d / "precomp/train_ims.npy", np.ones((4, 3, 4), np.float32)), "features", "precomp", None, 1, True, "holds both"),
     "store cut short": (lambda d: (d / "precomp/features.h5").write_bytes((d / "precomp/features.h5").read_bytes()[:9000]), "features", "precomp", None, 1, True, "not a readable HDF5 file"),
     "NaN": (lambda d: store(d, lambda f: f["features"].__setitem__((4, 1), np.nan)), "NaN", "features.h5", None, 1, True, "image 11, region 1: NaN"),
