@@ -141,24 +141,28 @@ def _check_boxes(
     bad: list[Case] = []
     outside: list[Case] = []
     resized: list[Case] = []
-    for row in rows:
-        block = store.block(range(row, row + 1), features=False)
-        image_id, boxes = block.image_ids[0], block.regions.get("boxes")
-        if boxes is not None and not np.isfinite(boxes).all():
-            bad.append((None, f"image {image_id}: a box is NaN or Inf"))
-        elif boxes is not None and (boxes[:, :2] > boxes[:, 2:]).any():
-            bad.append((None, f"image {image_id}: a box ends before it begins"))
-        if block.image_sizes is None:
-            continue
-        height, width = (int(side) for side in block.image_sizes[0])
-        if boxes is not None and (
-            (boxes < -1).any() or (boxes > [width + 1, height + 1, width + 1, height + 1]).any()
-        ):
-            outside.append((None, f"image {image_id}: a box lies outside its {width} x {height} pixels"))
-        if sizes.get(image_id, (height, width)) != (height, width):
-            now = sizes[image_id]
-            message = f"image {image_id} was {width} x {height} pixels, its file is {now[1]} x {now[0]}"
-            resized.append((None, message))
+    used = {store.image_ids[row] for row in rows}
+    for block in store.blocks(features=False):
+        ends = np.cumsum(block.counts)
+        for position, image_id in enumerate(block.image_ids):
+            if image_id not in used:
+                continue
+            boxes = np.empty((0, 4), np.float32)
+            if "boxes" in block.regions:
+                boxes = block.regions["boxes"][ends[position] - block.counts[position] : ends[position]]
+            if not np.isfinite(boxes).all():
+                bad.append((None, f"image {image_id}: a box is NaN or Inf"))
+            elif (boxes[:, :2] > boxes[:, 2:]).any():
+                bad.append((None, f"image {image_id}: a box ends before it begins"))
+            if block.image_sizes is None:
+                continue
+            height, width = (int(side) for side in block.image_sizes[position])
+            if (boxes < -1).any() or (boxes > [width + 1, height + 1, width + 1, height + 1]).any():
+                outside.append((None, f"image {image_id}: a box lies outside its {width} x {height} pixels"))
+            if sizes.get(image_id, (height, width)) != (height, width):
+                now = sizes[image_id]
+                message = f"image {image_id} was {width} x {height} pixels, its file is {now[1]} x {now[0]}"
+                resized.append((None, message))
     report.first_of("boxes", source, bad, _AGAIN)
     report.first_of("boxes", source, outside, _AGAIN, fatal=False)
     report.first_of("boxes", source, resized, "extract again, or bring back the pictures it was made from")

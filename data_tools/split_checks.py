@@ -145,18 +145,19 @@ def check_mapping(data: Path, checked: CheckedSplits, precomp: Path, report: Rep
         return {}
     try:
         mapping = load_id_mapping(file)
-        pairs = json.loads(read_text(file), object_pairs_hook=list)
+        text = read_text(file)
+        pairs = json.loads(text, object_pairs_hook=list)
     except InputError as error:
         report.first_of("mapping", file, [(None, _without(error, data))], "write it again: data-tools splits")
         return {}
     counts = Counter(image_id for image_id, _ in pairs)
     twice = [
-        (_line_of(file, i), f"id {i} is there {n} times; the last one counts") for i, n in counts.items() if n > 1
+        (_line_of(text, i), f"id {i} is there {n} times; the last one counts") for i, n in counts.items() if n > 1
     ]
     report.first_of("mapping", file, twice, "give each image an id of its own")
     first: dict[str, str] = {}
     shared = [
-        (_line_of(file, image_id), f"ids {first[name]} and {image_id} are the same file {name}")
+        (_line_of(text, image_id), f"ids {first[name]} and {image_id} are the same file {name}")
         for image_id, name in mapping.items()
         if first.setdefault(name, image_id) != image_id
     ]
@@ -167,8 +168,8 @@ def check_mapping(data: Path, checked: CheckedSplits, precomp: Path, report: Rep
     return mapping
 
 
-def _line_of(file: Path, key: str) -> int:
-    text = read_text(file)
+def _line_of(text: str, key: str) -> int:
+    """The line of a JSON text on which `key` first stands as one."""
     return text.count("\n", 0, max(text.find(json.dumps(key) + ":"), 0)) + 1
 
 

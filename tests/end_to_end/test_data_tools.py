@@ -36,7 +36,9 @@ def one_line(done, code):
     """The only thing a failed command says beside its progress, checked for its exit code."""
     assert done.returncode == code, done.stderr
     lines = [
-        line for line in done.stderr.splitlines() if not line.startswith(("convert:", "decode:", "features:"))
+        line
+        for line in done.stderr.splitlines()
+        if not line.startswith(("index:", "convert:", "decode:", "features:"))
     ]
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("error: ")
