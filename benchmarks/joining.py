@@ -1,7 +1,7 @@
 """How much memory the parts of a large store and their joining take.
 
-    python -m benchmarks.joining                                       # 3,000 and 6,000 images, 2 x 1.8 GB of disk
-    python -m benchmarks.joining --images 120000 --out benchmarks/results/joining.json       # 2 x 17.7 GB
+    python -m benchmarks.joining                                       # 3,000 and 6,000 images, 1.8 GB of disk
+    python -m benchmarks.joining --images 120000 --out benchmarks/results/joining.json       # 36 GB of disk
 
 Question answered: is a store of 120,000 images x 36 x 2048 float16 written as parts and joined within 4 GB, and
 does the memory stay the same when there are twice as many images?
