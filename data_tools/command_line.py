@@ -251,4 +251,46 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command(
+    epilog="Example: data-tools visual-genome downloads/visual_genome --out data/visual_genome --lists lists"
+)
+def visual_genome(
+    source: Annotated[Path, typer.Argument(help="Folder of objects.json, attributes.json, image_data.json.")],
+    out: Annotated[Path, typer.Option(help="Folder of the data set; its images are in OUT/images.")],
+    lists: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of train.txt, val.txt, test.txt: a line is ID, or IMAGE.jpg ID.xml. Default: random."
+        ),
+    ] = None,
+    val: Annotated[int, typer.Option(min=0, help="Validation images of the random split.")] = 5000,
+    test: Annotated[int, typer.Option(min=0, help="Test images of the random split.")] = 5000,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the random split.")] = 2022,
+    labels: Annotated[
+        str, typer.Option(help="A shipped list of classes and attributes, or a JSON file of one.")
+    ] = "visual_genome",
+    objects_vocab: Annotated[
+        Path | None, typer.Option(help="Classes in the published form: NAME,OTHER SPELLING a line.")
+    ] = None,
+    attributes_vocab: Annotated[Path | None, typer.Option(help="Attributes in the same form.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Turn Visual Genome's annotations into a data set for butd train and butd evaluate."""
+    from data_tools.labels import load_labels
+    from data_tools.visual_genome import convert_visual_genome
+    from data_tools.visual_genome_names import read_vocabularies
+
+    if (objects_vocab is None) != (attributes_vocab is None):
+        raise UsageError("--objects-vocab and --attributes-vocab go together")
+    if objects_vocab is not None and attributes_vocab is not None:
+        vocabulary = read_vocabularies(objects_vocab, attributes_vocab)
+    else:
+        vocabulary = load_labels(labels)
+    done = convert_visual_genome(source, out, vocabulary, lists, val, test, seed)
+    if as_json:
+        print_json(done.as_json())
+    else:
+        print(done.as_text())
+
+
 data_tools = entry_point(app)

@@ -19,12 +19,24 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: {_reason(error)}") from None
 
 
-def read_json(path: Path) -> Any:
-    """The JSON document in `path`; `InputError` names the line where it is malformed."""
+def read_json(path: Path, refuse_repeats: bool = False) -> Any:
+    """The JSON document in `path`; `InputError` names the line where it is malformed.
+
+    With `refuse_repeats` a key that stands twice in an object is an error too; else the last one counts.
+    """
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), object_pairs_hook=_without_repeats if refuse_repeats else None)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON: {error}") from None
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for row, name in enumerate(names) if name in names[:row])
+        raise ValueError(f"the key {twice!r} is there twice")
+    return document
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:

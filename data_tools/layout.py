@@ -67,9 +67,10 @@ def load_id_mapping(path: Path) -> dict[str, str]:
     """Read `id_mapping.json`: image ids to files relative to the images folder.
 
     Raises:
-        InputError: the file is absent, no JSON object of strings, or names a file outside the folder.
+        InputError: the file is absent, no JSON object of strings, has an id twice, or names a file outside
+            the folder.
     """
-    document = read_json(path)
+    document = read_json(path, refuse_repeats=True)
     if not isinstance(document, dict) or not document:
         raise InputError(f'{path}: expected an object {{"id": "file", ...}} with at least one entry')
     for image_id, file in document.items():

@@ -5,6 +5,7 @@ quick and a missing Detectron2 is one line.
 """
 
 import importlib.util
+import sys
 import time
 import warnings
 from enum import StrEnum
@@ -15,6 +16,8 @@ import typer
 
 from data_tools.console import entry_point, print_json
 from data_tools.errors import InputError, UsageError
+from data_tools.files import read_json
+from extract.precision import Precision
 from extract.published import PUBLISHED, PUBLISHED_WEIGHTS
 
 extract_features_app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -22,7 +25,7 @@ butd_app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="Train and evaluate bottom-up-attention detectors.",
+    help="Train, evaluate and look through bottom-up-attention detectors.",
 )
 
 Config = Annotated[str, typer.Option(help="Name of a shipped configuration, or a YAML file.")]
@@ -35,6 +38,20 @@ class Dtype(StrEnum):
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
+
+
+class Rule(StrEnum):
+    """Whose rule chooses regions."""
+
+    CAFFE = "caffe"
+    DETECTRON2 = "detectron2"
+
+
+class Engine(StrEnum):
+    """Who does the work."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 class OnError(StrEnum):
@@ -58,7 +75,10 @@ def require_detectron2() -> None:
     "data/coco/precomp/features.h5)"
 )
 def extract_features_command(
-    images: Annotated[Path, typer.Argument(help="Folder of images; folders in it are searched too.")],
+    images: Annotated[
+        Path,
+        typer.Argument(help="Folder of images, searched with the folders in it; or a text file, an image a line."),
+    ],
     output: Annotated[
         Path | None, typer.Option(help="The feature store. Default: IMAGES/../precomp/features.h5")
     ] = None,
@@ -66,22 +86,52 @@ def extract_features_command(
         Path | None,
         typer.Option(help="JSON of ids and files. Default: IMAGES/../id_mapping.json, else file names are ids."),
     ] = None,
+    split: Annotated[Path | None, typer.Option(help="Only the images of this file of ids, one a line.")] = None,
     config: Config = PUBLISHED,
     weights: Annotated[
         str | None,
         typer.Option(
-            help=f"A file, or a Hugging Face repository. Default for {PUBLISHED}: {PUBLISHED_WEIGHTS}. "
+            help=f"A file, a URL, or a Hugging Face repository. Default for {PUBLISHED}: {PUBLISHED_WEIGHTS}. "
             "The word random gives an untrained network."
         ),
     ] = None,
+    selection: Annotated[
+        Rule,
+        typer.Option(help="caffe: proposals, NMS by class; detectron2: regressed boxes, one NMS for all."),
+    ] = Rule.CAFFE,
     num_boxes: Annotated[int | None, typer.Option(min=1, help="Regions of every image. Default: 36.")] = None,
     min_boxes: Annotated[int | None, typer.Option(min=1, help="Fewest regions of an image.")] = None,
     max_boxes: Annotated[int | None, typer.Option(min=1, help="Most regions of an image.")] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Confidence of a region. Default: 0.2 for caffe, 0 for detectron2."),
+    ] = None,
+    nms: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Overlap that suppresses. Default: 0.3 for caffe, 0.5 for detectron2."),
+    ] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(help='Describe these boxes: JSON {"id": [[x1, y1, x2, y2], ...]}, or another store.'),
+    ] = None,
+    boxes_only: Annotated[bool, typer.Option("--boxes-only", help="Store no features.")] = False,
+    precision: Annotated[Precision, typer.Option(help="Of the network.")] = Precision.FP32,
     dtype: Annotated[Dtype, typer.Option(help="Type of the stored features.")] = Dtype.FLOAT32,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of one shape in the network together.")] = 8,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read and resize images.")] = 2,
     part_size: Annotated[int, typer.Option(min=1, help="Images of a part file: what a kill can cost.")] = 256,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Do the I-th of N shares; data-tools join ends what all have done."),
+    ] = None,
+    engine: Annotated[Engine, typer.Option(help="local: this process; ray: a Ray cluster.")] = Engine.LOCAL,
+    ray_address: Annotated[
+        str, typer.Option(help="Of a running Ray cluster. Default: one on this machine alone.")
+    ] = "",
     device: Device = "auto",
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Of random weights. Default: the configuration's.")
+    ] = None,
     on_error: Annotated[
         OnError, typer.Option(help="At an unreadable image: skip and report, or stop.")
     ] = OnError.SKIP,
@@ -97,12 +147,36 @@ def extract_features_command(
     """
     started = time.perf_counter()
     bounds = box_bounds(num_boxes, min_boxes, max_boxes)
+    share = parse_shard(shard)
+    if ray_address and engine is Engine.LOCAL:
+        raise UsageError("--ray-address goes with --engine ray")
     require_detectron2()
-    from extract.extraction import Options
-    from extract.folders import extract_folder
+    from extract.folders import Request, extract_folder
+    from extract.summary import Options
 
-    options = Options(batch_size, workers, part_size, dtype.value, on_error is OnError.FAIL)
-    summary = extract_folder(images, output, id_mapping, config, weights, bounds, options, device, overwrite)
+    fail = on_error is OnError.FAIL
+    options = Options(batch_size, workers, part_size, dtype.value, boxes_only, fail, share)
+    summary = extract_folder(
+        Request(
+            images=images,
+            output=output,
+            id_mapping=id_mapping,
+            split=split,
+            config=config,
+            weights=weights,
+            rule=selection.value,
+            bounds=bounds,
+            threshold=threshold,
+            nms=nms,
+            boxes=boxes,
+            precision=precision,
+            options=options,
+            device=device,
+            seed=seed,
+            overwrite=overwrite,
+            ray_address=ray_address if engine is Engine.RAY else None,
+        )
+    )
     summary.seconds["start"] = time.perf_counter() - started - summary.seconds["total"]
     if as_json:
         print_json(summary.as_json())
@@ -112,8 +186,8 @@ def extract_features_command(
         raise typer.Exit(1)
 
 
-def box_bounds(num_boxes: int | None, min_boxes: int | None, max_boxes: int | None) -> tuple[int, int]:
-    """The fewest and most regions of an image; 36 of each where nothing is said.
+def box_bounds(num_boxes: int | None, min_boxes: int | None, max_boxes: int | None) -> tuple[int, int] | None:
+    """The fewest and most regions of an image, or None where nothing is said.
 
     Raises:
         UsageError: the options contradict each other.
@@ -123,10 +197,20 @@ def box_bounds(num_boxes: int | None, min_boxes: int | None, max_boxes: int | No
             raise UsageError("give either --num-boxes or --min-boxes and --max-boxes")
         return num_boxes, num_boxes
     if min_boxes is None and max_boxes is None:
-        return 36, 36
+        return None
     if min_boxes is None or max_boxes is None or min_boxes > max_boxes:
         raise UsageError("--min-boxes and --max-boxes go together, the first not above the second")
     return min_boxes, max_boxes
+
+
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """`3/8` as (3, 8); `UsageError` where it is no share."""
+    if text is None:
+        return None
+    parts = text.split("/")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]):
+        raise UsageError(f"--shard {text}: expected I/N with 1 <= I <= N, for instance 1/8")
+    return int(parts[0]), int(parts[1])
 
 
 @butd_app.command(epilog="Example: butd train --config scenes --data data/scenes --out runs/detector")
@@ -134,7 +218,14 @@ def train(
     config: Config,
     data: Annotated[Path, typer.Option(help="Data set with images/ and annotations/train.json.")],
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="What a new run starts from: an ImageNet ResNet or a detector. Default: random weights."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
+    gpus: Annotated[int, typer.Option(min=1, help="A process on each of so many GPUs of this machine.")] = 1,
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Default: the configuration's.")] = None,
     as_json: Json = False,
@@ -144,17 +235,44 @@ def train(
     from data_tools.devices import resolve_device
     from extract.config import load_config, with_values
     from extract.detection_data import load_detection_split
-    from extract.training import train_detector
+    from extract.training import INITIAL_WEIGHTS, train_detector, train_on_gpus
+    from extract.weights import find_weights
 
+    require_gpus(gpus, device)
     cfg = with_values(load_config(config), device=str(resolve_device(device)), seed=seed)
-    split = load_detection_split(data, "train")
+    start_file = None if weights is None else find_weights(weights)
+    if start_file is None and not resume and cfg.MODEL.BACKBONE.FREEZE_AT > 0:
+        print(
+            f"note: MODEL.BACKBONE.FREEZE_AT {cfg.MODEL.BACKBONE.FREEZE_AT} keeps layers random", file=sys.stderr
+        )
     start = time.perf_counter()
-    weights = train_detector(cfg, split, out, resume)
-    seconds = time.perf_counter() - start
-    if as_json:
-        print_json({"weights": str(weights), "images": len(split.records), "seconds": round(seconds, 1)})
+    split = load_detection_split(data, "train")
+    images = len(split.records)
+    if gpus > 1:
+        del split  # each process reads its own
+        trained = train_on_gpus(gpus, cfg, data, out, resume, start_file)
     else:
-        print(f"trained on {len(split.records)} images in {seconds:.0f} s; weights: {weights}")
+        trained = train_detector(cfg, split, out, resume, start_file)
+    seconds = round(time.perf_counter() - start, 1)
+    initial = read_json(out / INITIAL_WEIGHTS) if (out / INITIAL_WEIGHTS).is_file() else None
+    if as_json:
+        summary = {"weights": str(trained), "images": images, "seconds": seconds, "gpus": gpus}
+        print_json({**summary, "initial_weights": initial})
+        return
+    if initial is not None:
+        print(f"started from {initial['file']} ({initial['kind']}): {initial['placed']} tensors placed, ", end="")
+        print(f"{initial['random']} left random")
+    print(f"trained on {images} images in {seconds:.0f} s; weights: {trained}")
+
+
+def require_gpus(count: int, device: str) -> None:
+    """Raise `UsageError` where a run on `count` GPUs cannot be had."""
+    import torch
+
+    if count > 1 and device not in ("auto", "cuda"):
+        raise UsageError(f"--gpus {count} goes with --device auto or cuda, not {device}")
+    if count > 1 and count > torch.cuda.device_count():
+        raise UsageError(f"--gpus {count}: this machine has {torch.cuda.device_count()} GPUs")
 
 
 @butd_app.command(
@@ -168,7 +286,7 @@ def evaluate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Score a detector: box AP50 and attribute accuracy."""
+    """Score a detector: average precision of its boxes and attributes, as Anderson et al. count them."""
     require_detectron2()
     from data_tools.devices import resolve_device
     from extract.config import load_config
@@ -184,12 +302,49 @@ def evaluate(
     scores = evaluate_detector(detector, annotated)
     if as_json:
         print_json(scores.as_json())
+    else:
+        print(f"{split}: {len(annotated.records)} images")
+        print(scores.as_text())
+
+
+@butd_app.command(epilog="Example: butd show holiday.jpg --out holiday.png")
+def show(
+    image: Annotated[Path, typer.Argument(help="A picture.")],
+    out: Annotated[Path, typer.Option(help="The PNG to write.")],
+    config: Config = PUBLISHED,
+    weights: Annotated[
+        str | None, typer.Option(help=f"As for extract-features. Default for {PUBLISHED}: {PUBLISHED_WEIGHTS}.")
+    ] = None,
+    selection: Annotated[Rule, typer.Option(help="Whose rule chooses regions.")] = Rule.CAFFE,
+    num_boxes: Annotated[int, typer.Option(min=1, help="Regions to draw.")] = 10,
+    device: Device = "auto",
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of random weights.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw the regions of a picture with their classes, attributes and scores."""
+    require_detectron2()
+    from data_tools.devices import resolve_device
+    from data_tools.files import replacing
+    from data_tools.labels import Labels, load_labels
+    from extract.config import is_caffe, load_config, with_values
+    from extract.detector import build_detector
+    from extract.folders import resolve_weights
+    from extract.selection import build_selection
+    from extract.showing import show_image
+
+    cfg = with_values(load_config(config), seed=seed)
+    detector = build_detector(cfg, resolve_weights(config, weights), resolve_device(device))
+    rule = build_selection(selection.value, (num_boxes, num_boxes), None, None, is_caffe(cfg))
+    labels = load_labels(cfg.MODEL.LABELS) if cfg.MODEL.LABELS else Labels([], [])
+    drawing, regions = show_image(image, detector, rule, labels)
+    with replacing(out) as temporary:
+        drawing.save(temporary, format="PNG")
+    if as_json:
+        print_json({"image": str(image), "out": str(out), "regions": regions})
         return
-    print(f"{split}: {len(annotated.records)} images")
-    print(f"  box AP50            {scores.ap50:.3f}")
-    for name, value in scores.ap50_by_class.items():
-        print(f"    {name:<17} {value:.3f}")
-    print(f"  attribute accuracy  {scores.attribute_accuracy:.3f}")
+    for region in regions:
+        print(f"{region['class_score']:.2f}  {region['attribute']} {region['class']}  at {region['box']}")
+    print(out)
 
 
 extract_features = entry_point(extract_features_app)

@@ -13,13 +13,17 @@ from extract.resizing import METHODS
 def butd_config() -> CfgNode:
     """Detectron2's defaults and ours."""
     cfg = get_cfg()
+    cfg.MODEL.META_ARCHITECTURE = "BottomUpAttention"
     cfg.MODEL.MASK_ON = False
     cfg.MODEL.ROI_HEADS.NAME = "BUTDROIHeads"
     cfg.MODEL.ROI_ATTRIBUTE_HEAD = CfgNode()
     cfg.MODEL.ROI_ATTRIBUTE_HEAD.NUM_ATTRIBUTES = 400  # without "none"
+    cfg.MODEL.ROI_ATTRIBUTE_HEAD.NONE = "dropped"  # dropped, counted or absent: see extract/roi_heads.py
     cfg.MODEL.ROI_ATTRIBUTE_HEAD.LOSS_WEIGHT = 1.0
+    cfg.MODEL.LABELS = ""  # names of classes and attributes: a shipped list, a JSON file, or none
     cfg.INPUT.RESIZE = "pillow"  # see extract/resizing.py
     cfg.MODEL.RESNETS.ZERO_INIT_RESIDUAL = False  # begin training with residual branches that add nothing
+    cfg.TEST.REGIONS = [36, 36]  # fewest and most of an image, where the command does not say
     cfg.SOLVER.OPTIMIZER = "SGD"  # or AdamW
     return cfg
 
@@ -47,12 +51,30 @@ def _check_choices(cfg: CfgNode, path: Path) -> None:
     for key, value, choices in (
         ("INPUT.RESIZE", cfg.INPUT.RESIZE, METHODS),
         ("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER, ("SGD", "AdamW")),
+        ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, ("BottomUpAttention",)),
         ("MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME, ("BUTDROIHeads",)),
+        ("MODEL.ROI_ATTRIBUTE_HEAD.NONE", cfg.MODEL.ROI_ATTRIBUTE_HEAD.NONE, ("dropped", "counted", "absent")),
+        ("MODEL.PROPOSAL_GENERATOR.NAME", cfg.MODEL.PROPOSAL_GENERATOR.NAME, ("RPN", "CaffeRPN")),
+        (
+            "MODEL.ANCHOR_GENERATOR.NAME",
+            cfg.MODEL.ANCHOR_GENERATOR.NAME,
+            ("CaffeAnchorGenerator",) if is_caffe(cfg) else ("DefaultAnchorGenerator",),
+        ),
     ):
         if value not in choices:
             raise InputError(f"{path}: {key} is {value!r}, expected {' or '.join(choices)}")
+    regions = cfg.TEST.REGIONS
+    if len(regions) != 2 or not all(isinstance(n, int) for n in regions) or not 1 <= regions[0] <= regions[1]:
+        raise InputError(
+            f"{path}: TEST.REGIONS is {regions}, expected the fewest and the most regions of an image"
+        )
     if cfg.MODEL.WEIGHTS:
         raise InputError(f"{path}: MODEL.WEIGHTS is not read here, for Detectron2 unpickles such files freely")
+
+
+def is_caffe(cfg: CfgNode) -> bool:
+    """Whether boxes are Caffe's, `inclusive` in extract/box_arithmetic.py."""
+    return bool(cfg.MODEL.PROPOSAL_GENERATOR.NAME == "CaffeRPN")
 
 
 def with_values(

@@ -4,113 +4,155 @@ Shapes: P proposals of an image, D channels of res5, C object classes, A attribu
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import GeneralizedRCNN, build_model
-from detectron2.structures import Boxes
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
 
-# Imported for what they register with Detectron2.
-from extract import backbone, roi_heads  # noqa: F401
-from extract.config import with_values
-from extract.resizing import Resizing
+from extract.box_arithmetic import clip
+from extract.config import is_caffe, with_values
+from extract.network import BottomUpAttention
+from extract.precision import Precision
+from extract.proposals import Proposals
+from extract.resizing import Geometry, Resizing
+from extract.roi_heads import RegionOutputs
 from extract.weights import place_weights, read_weights
-
-
-@dataclass(frozen=True)
-class Proposals:
-    """The proposals of one image, described.
-
-    Attributes:
-        boxes: (P, 4) x1 y1 x2 y2 in pixels of the original image.
-        features: (P, D).
-        class_probabilities: (P, C) without background; rows add up to one minus the background's share.
-        attribute_probabilities: (P, A) without "none".
-    """
-
-    boxes: torch.Tensor
-    features: torch.Tensor
-    class_probabilities: torch.Tensor
-    attribute_probabilities: torch.Tensor
 
 
 class Detector:
     """A bottom-up-attention network ready to describe images.
 
     Args:
-        model: Detectron2's `GeneralizedRCNN` with `BUTDROIHeads`.
+        model: the network.
         resizing: how images are resized before they come here.
+        inclusive: whose box arithmetic the network has, see extract/box_arithmetic.py.
+        precision: of the network's convolutions and matrix products.
     """
 
-    def __init__(self, model: GeneralizedRCNN, resizing: Resizing) -> None:
-        self.model, self.resizing = model.eval(), resizing
+    def __init__(
+        self,
+        model: BottomUpAttention,
+        resizing: Resizing,
+        inclusive: bool,
+        precision: Precision = Precision.FP32,
+    ) -> None:
+        self.model, self.resizing, self.inclusive, self.precision = model.eval(), resizing, inclusive, precision
 
     @property
     def dim(self) -> int:
         """D."""
         return int(self.model.roi_heads.box_predictor.cls_score.in_features)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.model.device
+
     @torch.inference_mode()
-    def __call__(
-        self, images: Sequence[torch.Tensor], original_sizes: Sequence[tuple[int, int]]
-    ) -> list[Proposals]:
+    def __call__(self, images: Sequence[torch.Tensor], geometries: Sequence[Geometry]) -> list[Proposals]:
         """Describe the proposals of images.
 
         Args:
-            images: (3, h, w) each, BGR 0 to 255, all of one shape: padding would change features.
-            original_sizes: height and width of each before it was resized.
+            images: (3, h, w) each, as `resizing` gives them, all of one shape: padding would change features.
+            geometries: of each, as `resizing` gives them.
 
         Returns:
             An entry per image. Where the network proposes nothing, the whole image is the one proposal.
         """
+        with self.precision.context(self.device.type):
+            batch, maps = self._feature_maps(images, geometries)
+            proposed, _ = self.model.proposal_generator(batch, maps, None)
+            boxes = [p.proposal_boxes.tensor if len(p) else self._whole(*p.image_size) for p in proposed]
+            outputs = self.model.roi_heads.describe(maps, [Boxes(b) for b in boxes])
+        originals = [g.to_original(b) for g, b in zip(geometries, boxes, strict=True)]
+        return self._describe(outputs, originals, geometries)
+
+    @torch.inference_mode()
+    def describe_boxes(
+        self,
+        images: Sequence[torch.Tensor],
+        geometries: Sequence[Geometry],
+        boxes: Sequence[torch.Tensor],
+    ) -> list[Proposals]:
+        """Describe given boxes in the place of proposals: (P, 4) for each image, in pixels of the original."""
+        given = [b.to(self.device, torch.float32) for b in boxes]
+        with self.precision.context(self.device.type):
+            _, maps = self._feature_maps(images, geometries)
+            resized = [Boxes(g.to_resized(b)) for g, b in zip(geometries, given, strict=True)]
+            outputs = self.model.roi_heads.describe(maps, resized)
+        return self._describe(outputs, given, geometries)
+
+    @torch.inference_mode()
+    def detect(self, image: torch.Tensor, geometry: Geometry) -> Instances:
+        """The network's own detections in one image, as Detectron2 gives them, in pixels of the original."""
+        height, width = geometry.original
+        entry = {"image": image, "height": height, "width": width, "scale": min(geometry.scale)}
+        with self.precision.context(self.device.type):
+            [output] = self.model([entry])
+        return output["instances"]
+
+    def _feature_maps(self, images: Sequence[torch.Tensor], geometries: Sequence[Geometry]) -> tuple:
         if len({image.shape for image in images}) != 1:
             raise ValueError("images of one batch must have one shape")
-        batch = self.model.preprocess_image([{"image": image} for image in images])
-        maps = self.model.backbone(batch.tensor)
-        proposed, _ = self.model.proposal_generator(batch, maps, None)
-        height, width = images[0].shape[1:]
-        whole = torch.tensor([[0.0, 0.0, width, height]], device=batch.tensor.device)
-        boxes = [p.proposal_boxes if len(p) else Boxes(whole) for p in proposed]
-        outputs = self.model.roi_heads.describe(maps, boxes)
-        class_probabilities = outputs.class_logits.softmax(dim=1)[:, :-1]
-        attribute_probabilities = outputs.attribute_logits.softmax(dim=1)
+        inputs = [{"image": i, "scale": min(g.scale)} for i, g in zip(images, geometries, strict=True)]
+        batch = self.model.preprocess_image(inputs)
+        return batch, self.model.backbone(batch.tensor)
+
+    def _whole(self, height: int, width: int) -> torch.Tensor:
+        everything = torch.tensor([[0.0, 0.0, width, height]], device=self.device)
+        return clip(everything, (height, width), self.inclusive)
+
+    def _describe(
+        self, outputs: RegionOutputs, boxes: Sequence[torch.Tensor], geometries: Sequence[Geometry]
+    ) -> list[Proposals]:
+        """The outputs of all images' regions, cut into images; `boxes` are in pixels of the originals."""
         counts = [len(b) for b in boxes]
+        class_probabilities = outputs.class_logits.softmax(dim=1)[:, :-1]
+        deltas = _of_classes(outputs.box_deltas, class_probabilities.argmax(dim=1))
+        transform = self.model.roi_heads.box_predictor.box2box_transform
+        regressed = transform.apply_deltas(deltas, torch.cat(list(boxes))).split(counts)
         return [
-            Proposals(_to_original(box.tensor, (height, width), size), *described)
-            for box, size, *described in zip(
+            Proposals(box, clip(corrected, geometry.original, self.inclusive), *described)
+            for box, corrected, geometry, *described in zip(
                 boxes,
-                original_sizes,
+                regressed,
+                geometries,
                 outputs.features.split(counts),
                 class_probabilities.split(counts),
-                attribute_probabilities.split(counts),
+                outputs.attribute_probabilities.split(counts),
                 strict=True,
             )
         ]
 
 
-def _to_original(boxes: torch.Tensor, resized: tuple[int, int], original: tuple[int, int]) -> torch.Tensor:
-    x, y = original[1] / resized[1], original[0] / resized[0]
-    return boxes * boxes.new_tensor([x, y, x, y])
+def _of_classes(deltas: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """(P, 4) of (P, 4 C): each row's four of its class; (P, 4) stays, where the box layer knows no classes."""
+    if deltas.shape[1] == 4:
+        return deltas
+    return deltas.view(len(deltas), -1, 4)[torch.arange(len(deltas), device=deltas.device), classes]
 
 
-def build_network(cfg: CfgNode, weights: Path | None, device: torch.device) -> GeneralizedRCNN:
-    """Detectron2's model of the configuration with the weights of a file, for inference.
+def build_network(cfg: CfgNode, weights: Path | None, device: torch.device) -> BottomUpAttention:
+    """The network of the configuration with the weights of a file, for inference.
 
     Raises:
         InputError: the file cannot be read or does not fit.
     """
-    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: TF32 changes features in the third digit
     model = build_model(with_values(cfg, device=str(device)))
     if weights is not None:
         place_weights(model, read_weights(weights), weights)
     return model.eval()
 
 
-def build_detector(cfg: CfgNode, weights: Path | None, device: torch.device) -> Detector:
+def build_detector(
+    cfg: CfgNode, weights: Path | None, device: torch.device, precision: Precision = Precision.FP32
+) -> Detector:
     """The detector of a configuration; without weights it is random, as `cfg.SEED` has it."""
     if weights is None:
         torch.manual_seed(max(cfg.SEED, 0))
-    resizing = Resizing(cfg.INPUT.RESIZE, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-    return Detector(build_network(cfg, weights, device), resizing)
+    resizing = Resizing(
+        cfg.INPUT.RESIZE, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, tuple(cfg.MODEL.PIXEL_MEAN)
+    )
+    return Detector(build_network(cfg, weights, device), resizing, is_caffe(cfg), precision)

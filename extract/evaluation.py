@@ -1,19 +1,21 @@
-"""How good a detector is: box AP50 and the accuracy of its attributes."""
+"""How good a detector is: average precision of its boxes and of its attributes, as Anderson et al. count them."""
 
-import contextlib
-import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.structures import Boxes
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from detectron2.structures import Instances
 
 from data_tools.console import Progress
 from data_tools.errors import InputError
+from extract.average_precision import (
+    attribute_precisions,
+    detection_precisions,
+    matched_objects,
+    weighted_mean,
+)
 from extract.detection_data import DetectionSplit
 from extract.detector import Detector
 from extract.images import UnreadableImageError, read_image
@@ -24,46 +26,104 @@ class DetectorScores:
     """Figures of a split, each between 0 and 1.
 
     Attributes:
-        ap50: average precision of detected boxes at IoU 0.5, mean over classes, as COCO counts it.
-        ap50_by_class: the same for each class.
+        ap50: average precision of detected boxes at an overlap of a half, mean over all classes; a class that no
+            annotated object has counts 0, as in the published evaluations.
+        weighted_ap50: the same, each class weighted by its number of objects.
+        attribute_ap, weighted_attribute_ap: average precision of the attributes of the annotated boxes, mean over
+            all attributes and weighted by the number of objects that have each.
         attribute_accuracy: share of the annotated objects' attributes found: of an object with n attributes
             the n most probable ones in its annotated box count.
+        absent_classes, absent_attributes: how many of them no annotated object has.
+        ap50_by_class, attribute_ap_by_name: of each class and attribute.
     """
 
     ap50: float
-    ap50_by_class: dict[str, float]
+    weighted_ap50: float
+    attribute_ap: float
+    weighted_attribute_ap: float
     attribute_accuracy: float
+    absent_classes: int
+    absent_attributes: int
+    ap50_by_class: dict[str, float]
+    attribute_ap_by_name: dict[str, float]
 
     def as_json(self) -> dict[str, Any]:
         """Plain data for `--json`."""
         return asdict(self)
 
+    def as_text(self) -> str:
+        """Some lines for people; precisions of single classes only where they fit on a screen."""
+        lines = [f"box AP50            {self.ap50:.3f}", f"weighted box AP50   {self.weighted_ap50:.3f}"]
+        lines += _precision_lines(self.ap50_by_class, self.absent_classes, "classes")
+        lines.append(f"attribute AP        {self.attribute_ap:.3f}")
+        lines.append(f"weighted attr. AP   {self.weighted_attribute_ap:.3f}")
+        lines += _precision_lines(self.attribute_ap_by_name, self.absent_attributes, "attributes")
+        lines.append(f"attribute accuracy  {self.attribute_accuracy:.3f}")
+        return "\n".join(f"  {line}" for line in lines)
 
-@torch.inference_mode()
+
+def _precision_lines(by_name: dict[str, float], absent: int, what: str) -> list[str]:
+    lines = [f"  {name:<17} {value:.3f}" for name, value in by_name.items()] if len(by_name) <= 20 else []
+    if absent:
+        lines.append(f"  {absent} of {len(by_name)} {what} have no annotated object here; each counts 0")
+    return lines
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """What the network says of one image beside what is annotated in it.
+
+    Attributes:
+        classes, scores: (n,) of the detections.
+        matches: (n,) which annotated object each detection would find, or -1.
+        object_classes: (t,) of the annotated objects.
+        attribute_scores: (t, A) probability of each attribute in each annotated box.
+        attributes: (t, A) whether the object has it.
+    """
+
+    classes: np.ndarray
+    scores: np.ndarray
+    matches: np.ndarray
+    object_classes: np.ndarray
+    attribute_scores: np.ndarray
+    attributes: np.ndarray
+
+
 def evaluate_detector(detector: Detector, split: DetectionSplit) -> DetectorScores:
     """Run the detector over a split's images and score its boxes and attributes.
 
     Raises:
         InputError: an image cannot be read.
     """
-    detections: list[dict[str, Any]] = []
-    found = annotated = 0
+    results: list[ImageResult] = []
     with Progress("evaluate detector", len(split.records), "images") as bar:
-        for number, record in enumerate(split.records):
+        for record in split.records:
             image = _read(Path(record["file_name"]))
-            height, width = image.shape[:2]
-            resized = detector.resizing(image)
-            [output] = detector.model([{"image": resized, "height": height, "width": width}])
-            detections += _coco_results(number, output["instances"].to("cpu"))
-            hits, total = _attribute_hits(detector, resized, (height, width), record["annotations"])
-            found, annotated = found + hits, annotated + total
+            objects = np.array([a["bbox"] for a in record["annotations"]], dtype=np.float32).reshape(-1, 4)
+            instances, attribute_scores = _look(detector, image, objects)
+            results.append(image_result(record["annotations"], objects, instances, attribute_scores))
             bar.advance()
-    precisions = average_precisions(split, detections)
-    return DetectorScores(
-        ap50=float(np.mean([value for value in precisions if value >= 0])),
-        ap50_by_class=dict(zip(split.classes, precisions, strict=True)),
-        attribute_accuracy=found / max(annotated, 1),
-    )
+    return score(split, results)
+
+
+def _look(detector: Detector, image: np.ndarray, objects: np.ndarray) -> tuple[Instances, np.ndarray]:
+    """What the detector finds in an image, in pixels of the original, and the attributes of the given boxes.
+
+    Args:
+        detector: the network.
+        image: (H, W, 3).
+        objects: (t, 4) boxes in its pixels.
+
+    Returns:
+        The detections, and (t, A) attribute probabilities; the class that an attribute is predicted from is the
+        network's own.
+    """
+    resized, geometry = detector.resizing(image)
+    found = detector.detect(resized, geometry)
+    if not len(objects):
+        return found, np.zeros((0, detector.model.roi_heads.box_predictor.num_attributes), np.float32)
+    [described] = detector.describe_boxes([resized], [geometry], [torch.from_numpy(objects)])
+    return found, described.attribute_probabilities.cpu().numpy()
 
 
 def _read(path: Path) -> np.ndarray:
@@ -73,71 +133,57 @@ def _read(path: Path) -> np.ndarray:
         raise InputError(f"{path}: {error}") from None
 
 
-def _coco_results(image: int, instances: Any) -> list[dict[str, Any]]:
-    boxes = instances.pred_boxes.tensor
-    sides = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
-    columns = zip(sides, instances.scores.tolist(), instances.pred_classes.tolist(), strict=True)
-    return [{"image_id": image, "bbox": b, "score": s, "category_id": c} for b, s, c in columns]
+def image_result(
+    annotations: list[dict[str, Any]], objects: np.ndarray, instances: Instances, attribute_scores: np.ndarray
+) -> ImageResult:
+    """Lay the detections of an image beside its annotations, of which `objects` are the boxes."""
+    instances = instances.to("cpu")
+    classes = instances.pred_classes.numpy()
+    object_classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
+    attributes = np.zeros(attribute_scores.shape, dtype=bool)
+    for row, annotation in zip(attributes, annotations, strict=True):
+        row[annotation["attribute_ids"]] = True
+    matches = matched_objects(instances.pred_boxes.tensor.numpy(), classes, objects, object_classes)
+    return ImageResult(classes, instances.scores.numpy(), matches, object_classes, attribute_scores, attributes)
 
 
-def average_precisions(split: DetectionSplit, detections: list[dict[str, Any]]) -> list[float]:
-    """AP50 of each class; -1 for a class that no annotated object has.
+def score(split: DetectionSplit, results: list[ImageResult]) -> DetectorScores:
+    """The figures of a split from what was found in each of its images."""
+    starts = np.cumsum([0, *(len(r.object_classes) for r in results[:-1])])
+    matches = [np.where(r.matches >= 0, r.matches + at, -1) for r, at in zip(results, starts, strict=True)]
+    object_classes = np.concatenate([r.object_classes for r in results])
+    attributes = np.concatenate([r.attributes for r in results])
+    attribute_scores = np.concatenate([r.attribute_scores for r in results])
+    precisions = detection_precisions(
+        np.concatenate([r.classes for r in results]),
+        np.concatenate([r.scores for r in results]),
+        np.concatenate(matches),
+        object_classes,
+        len(split.classes),
+    )
+    counts = np.bincount(object_classes, minlength=len(split.classes))
+    of_attributes = attribute_precisions(attribute_scores, attributes)
+    attribute_counts = attributes.sum(axis=0)
+    return DetectorScores(
+        ap50=float(precisions.mean()),
+        weighted_ap50=weighted_mean(precisions, counts),
+        attribute_ap=float(of_attributes.mean()),
+        weighted_attribute_ap=weighted_mean(of_attributes, attribute_counts),
+        attribute_accuracy=attribute_accuracy(attribute_scores, attributes),
+        absent_classes=int((counts == 0).sum()),
+        absent_attributes=int((attribute_counts == 0).sum()),
+        ap50_by_class=dict(zip(split.classes, precisions.tolist(), strict=True)),
+        attribute_ap_by_name=dict(zip(split.attributes, of_attributes.tolist(), strict=True)),
+    )
 
-    `detections` are COCO results whose `image_id` is the position of the image in the split.
+
+def attribute_accuracy(scores: np.ndarray, attributes: np.ndarray) -> float:
+    """Share of the objects' attributes that are among an object's n most probable ones, n being how many it has.
+
+    Args:
+        scores, attributes: (t, A) probabilities, and whether the object has each.
     """
-    truth = COCO()
-    truth.dataset = {
-        "images": [{"id": number} for number in range(len(split.records))],
-        "categories": [{"id": number, "name": name} for number, name in enumerate(split.classes)],
-        "annotations": _coco_annotations(split),
-    }
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        truth.createIndex()
-        if not detections:
-            annotated = {annotation["category_id"] for annotation in truth.dataset["annotations"]}
-            return [0.0 if number in annotated else -1.0 for number in range(len(split.classes))]
-        evaluation = COCOeval(truth, truth.loadRes(detections), "bbox")
-        evaluation.params.iouThrs = np.array([0.5])
-        evaluation.evaluate()
-        evaluation.accumulate()
-    precision = evaluation.eval["precision"][0, :, :, 0, -1]  # (recall levels, classes), all areas, 100 boxes
-    return [float(precision[:, number].mean()) for number in range(len(split.classes))]
-
-
-def _coco_annotations(split: DetectionSplit) -> list[dict[str, Any]]:
-    annotations: list[dict[str, Any]] = []
-    for number, record in enumerate(split.records):
-        for annotation in record["annotations"]:
-            x1, y1, x2, y2 = annotation["bbox"]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": annotation["category_id"],
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": (x2 - x1) * (y2 - y1),
-                    "iscrowd": 0,
-                }
-            )
-    return annotations
-
-
-def _attribute_hits(
-    detector: Detector, resized: torch.Tensor, original: tuple[int, int], annotations: list[dict[str, Any]]
-) -> tuple[int, int]:
-    """How many of the attributes of an image's annotated objects are found, and how many there are."""
-    labelled = [annotation for annotation in annotations if annotation["attribute_ids"]]
-    if not labelled:
-        return 0, 0
-    model = detector.model
-    batch = model.preprocess_image([{"image": resized}])
-    y, x = resized.shape[1] / original[0], resized.shape[2] / original[1]
-    boxes = torch.tensor([annotation["bbox"] for annotation in labelled]) * torch.tensor([x, y, x, y])
-    outputs = model.roi_heads.describe(model.backbone(batch.tensor), [Boxes(boxes.to(batch.tensor.device))])
-    ranked = outputs.attribute_logits.argsort(dim=1, descending=True).cpu()
-    hits = total = 0
-    for row, annotation in zip(ranked, labelled, strict=True):
-        wanted = set(annotation["attribute_ids"])
-        hits += len(wanted & set(row[: len(wanted)].tolist()))
-        total += len(wanted)
-    return hits, total
+    order = np.argsort(-scores, axis=1, kind="stable")
+    ranked = np.take_along_axis(attributes, order, axis=1)
+    counted = np.arange(attributes.shape[1])[None] < attributes.sum(axis=1)[:, None]
+    return float((ranked & counted).sum() / max(attributes.sum(), 1))

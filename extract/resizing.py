@@ -1,42 +1,103 @@
 """The resize in front of the detector. How it interpolates and rounds is part of a published model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
 
-METHODS = ("pillow", "torch")
+METHODS = ("caffe", "torch", "pillow")
 SMALLEST_SIDE = 32  # pixels: below it the feature map (stride 16) of a very long picture would vanish
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A picture before and after its resize.
+
+    Attributes:
+        original: height and width of the upright original.
+        resized: height and width in the network.
+        scale: (y, x): pixels of the resized picture for one of the original. Caffe's is the factor that was
+            asked for, which the rounded sides meet only nearly.
+    """
+
+    original: tuple[int, int]
+    resized: tuple[int, int]
+    scale: tuple[float, float]
+
+    def to_original(self, boxes: torch.Tensor) -> torch.Tensor:
+        """(P, 4) boxes of the resized picture in pixels of the original."""
+        y, x = self.scale
+        return boxes / boxes.new_tensor([x, y, x, y])
+
+    def to_resized(self, boxes: torch.Tensor) -> torch.Tensor:
+        """(P, 4) boxes of the original picture in pixels of the resized one."""
+        y, x = self.scale
+        return boxes * boxes.new_tensor([x, y, x, y])
 
 
 @dataclass(frozen=True)
 class Resizing:
     """Scale the shorter side to `min_side` pixels unless the longer would pass `max_side`.
 
-    `method` is `pillow` (bilinear on bytes with antialiasing, as Detectron2 trains) or `torch` (bilinear on
-    floats without antialiasing, as airsplay's and Hugging Face's ports of the Caffe-trained detector).
+    `method` is
+    `caffe`: OpenCV's bilinear on floats from which `pixel_mean` is subtracted, sides rounded to the nearest
+        even (Anderson et al.'s extractor);
+    `torch`: bilinear on floats without antialiasing (airsplay's and Hugging Face's ports);
+    `pillow`: bilinear on bytes with antialiasing, as Detectron2 trains.
+    The last two round int(x + 0.5), as Detectron2 does.
     """
 
     method: str
     min_side: int
     max_side: int
+    pixel_mean: Sequence[float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise ValueError(f"resize method {self.method!r}; expected pillow or torch")
+            raise ValueError(f"resize method {self.method!r}; expected {', '.join(METHODS)}")
 
-    def shape(self, height: int, width: int) -> tuple[int, int]:
-        """The resized (height, width), rounded as Detectron2 rounds: int(x + 0.5)."""
-        scale = min(self.min_side / min(height, width), self.max_side / max(height, width))
-        rounded = (int(height * scale + 0.5), int(width * scale + 0.5))
-        return max(rounded[0], SMALLEST_SIDE), max(rounded[1], SMALLEST_SIDE)
+    def geometry(self, height: int, width: int) -> Geometry:
+        """What becomes of a picture of these sides. A side under `SMALLEST_SIDE` pixels is widened to it."""
+        short, long = min(height, width), max(height, width)
+        scale = self.min_side / short
+        if self.method == "caffe":
+            if np.round(scale * long) > self.max_side:
+                scale = self.max_side / long
+            exact = round(height * scale), round(width * scale)  # Python's round is to even, as rint
+        else:
+            scale = min(scale, self.max_side / long)
+            exact = int(height * scale + 0.5), int(width * scale + 0.5)
+        resized = max(exact[0], SMALLEST_SIDE), max(exact[1], SMALLEST_SIDE)
+        ratios = resized[0] / height, resized[1] / width
+        keeps_scale = self.method == "caffe" and resized == exact
+        return Geometry((height, width), resized, (scale, scale) if keeps_scale else ratios)
 
-    def __call__(self, image: np.ndarray) -> torch.Tensor:
-        """Resize (H, W, 3) uint8 to a (3, h, w) tensor: uint8 for `pillow`, float32 for `torch`."""
-        height, width = self.shape(*image.shape[:2])
+    def __call__(self, image: np.ndarray) -> tuple[torch.Tensor, Geometry]:
+        """Resize (H, W, 3) uint8 to a (3, h, w) tensor: uint8 for `pillow`, float32 otherwise.
+
+        `caffe` returns it without its mean.
+        """
+        geometry = self.geometry(*image.shape[:2])
+        height, width = geometry.resized
+        if self.method == "caffe":
+            return _chw(self._opencv(image, geometry)), geometry
         if self.method == "pillow":
             small = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-            return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
+            return _chw(np.array(small)), geometry
         tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-        return torch.nn.functional.interpolate(tensor, (height, width), mode="bilinear", align_corners=False)[0]
+        resize = torch.nn.functional.interpolate
+        return resize(tensor, (height, width), mode="bilinear", align_corners=False)[0], geometry
+
+    def _opencv(self, image: np.ndarray, geometry: Geometry) -> np.ndarray:
+        without_mean = (image.astype(np.float32) - np.asarray(self.pixel_mean)).astype(np.float32)
+        y, x = geometry.scale
+        if y == x:  # the factor, not the rounded sides, says where OpenCV samples
+            return cv2.resize(without_mean, None, fx=x, fy=y, interpolation=cv2.INTER_LINEAR)
+        return cv2.resize(without_mean, geometry.resized[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def _chw(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1).contiguous()

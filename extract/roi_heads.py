@@ -18,6 +18,8 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 
+from extract.box_arithmetic import CaffeBoxTransform
+
 
 @dataclass(frozen=True)
 class RegionOutputs:
@@ -26,34 +28,46 @@ class RegionOutputs:
     Attributes:
         features: (R, D) mean of res5 over each region.
         class_logits: (R, C + 1), background last.
-        box_deltas: (R, 4 C) in the heads' own box coding.
-        attribute_logits: (R, A); the "none" of the attribute layer is left out.
+        box_deltas: (R, 4 C), or (R, 4) where the box layer knows no classes, in its own box coding.
+        attribute_probabilities: (R, A), without "none".
     """
 
     features: torch.Tensor
     class_logits: torch.Tensor
     box_deltas: torch.Tensor
-    attribute_logits: torch.Tensor
+    attribute_probabilities: torch.Tensor
 
 
 class AttributePredictor(FastRCNNOutputLayers):
     """Detectron2's class and box layers, and the attribute layers of Anderson et al. (2018).
 
     An attribute is predicted from the region's feature and an embedding of its class: the true class in
-    training, the most probable one (background included) otherwise. Layer names are those of the published
-    checkpoints.
+    training, the most probable one (background included) otherwise. Layer names are those of airsplay's and
+    Hugging Face's checkpoints.
     """
 
     @configurable
-    def __init__(self, input_shape: ShapeSpec, *, num_attributes: int, attribute_weight: float, **kwargs: Any):
-        """Build the layers; `num_attributes` does not count "none", `attribute_weight` scales the loss."""
+    def __init__(
+        self, input_shape: ShapeSpec, *, num_attributes: int, none: str, attribute_weight: float, **kwargs: Any
+    ):
+        """Build the layers.
+
+        Args:
+            input_shape: channels of a region's feature.
+            num_attributes: A, which does not count "none".
+            none: what becomes of the attribute "none", the last output: `dropped` before the softmax
+                (airsplay, Hugging Face), `counted` in the softmax and then left out (Caffe), or `absent` from
+                the layer (MILVLG's Detectron2-trained files).
+            attribute_weight: scales the loss.
+            kwargs: of Detectron2's layers.
+        """
         super().__init__(input_shape, **kwargs)
         dim = input_shape.channels
-        self.num_attributes = num_attributes
+        self.num_attributes, self.none = num_attributes, none
         self.attribute_weight = attribute_weight
         self.cls_embedding = nn.Embedding(self.num_classes + 1, dim // 8)
         self.fc_attr = nn.Linear(dim + dim // 8, dim // 4)
-        self.attr_score = nn.Linear(dim // 4, num_attributes + 1)
+        self.attr_score = nn.Linear(dim // 4, num_attributes + (none != "absent"))
         nn.init.normal_(self.cls_embedding.weight, std=0.01)
         nn.init.normal_(self.attr_score.weight, std=0.01)
         nn.init.zeros_(self.attr_score.bias)
@@ -62,14 +76,24 @@ class AttributePredictor(FastRCNNOutputLayers):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """Translate the config into the arguments of `__init__`."""
         arguments = super().from_config(cfg, input_shape)
+        if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "CaffeRPN":
+            arguments["box2box_transform"] = CaffeBoxTransform(cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS)
         arguments["num_attributes"] = cfg.MODEL.ROI_ATTRIBUTE_HEAD.NUM_ATTRIBUTES
+        arguments["none"] = cfg.MODEL.ROI_ATTRIBUTE_HEAD.NONE
         arguments["attribute_weight"] = cfg.MODEL.ROI_ATTRIBUTE_HEAD.LOSS_WEIGHT
         return arguments
 
     def attribute_logits(self, features: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        """Score the attributes of regions of the given classes: (R, D), (R,) -> (R, A + 1), "none" last."""
+        """Score the attributes of regions of the given classes: (R, D), (R,) -> (R, A), or A + 1, "none" last."""
         joint = torch.cat([features, self.cls_embedding(classes)], dim=1)
         return self.attr_score(F.relu(self.fc_attr(joint)))
+
+    def attribute_probabilities(self, features: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        """(R, A) probabilities without "none", which had a share of them where it is counted."""
+        logits = self.attribute_logits(features, classes).float()
+        if self.none == "counted":
+            return logits.softmax(dim=1)[:, : self.num_attributes]
+        return logits[:, : self.num_attributes].softmax(dim=1)
 
     def attribute_loss(self, features: torch.Tensor, proposals: list[Instances]) -> torch.Tensor:
         """Cross-entropy averaged over an object's attributes, then over the objects that have any."""
@@ -79,7 +103,8 @@ class AttributePredictor(FastRCNNOutputLayers):
         )
         labelled = (classes >= 0) & (classes < self.num_classes) & (targets.sum(dim=1) > 0)
         if not labelled.any():
-            return features.sum() * 0  # keeps every parameter in the graph, as distributed training needs
+            # keeps every parameter in the graph, as distributed training needs
+            return self.attribute_logits(features, classes.clamp(0, self.num_classes)).sum() * 0
         logits = self.attribute_logits(features[labelled], classes[labelled])[:, : self.num_attributes]
         shares = targets[labelled] / targets[labelled].sum(dim=1, keepdim=True)
         return self.attribute_weight * F.cross_entropy(logits, shares)
@@ -140,9 +165,10 @@ class BUTDROIHeads(Res5ROIHeads):
     def describe(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> RegionOutputs:
         """Features and predictions of given boxes (an entry per image), all images' regions in one row."""
         pooled = self._pooled(features, boxes)
-        class_logits, box_deltas = self.box_predictor(pooled)
-        attribute_logits = self.box_predictor.attribute_logits(pooled, class_logits.argmax(dim=1))
-        return RegionOutputs(pooled, class_logits, box_deltas, attribute_logits[:, :-1])
+        class_logits, box_deltas = (output.float() for output in self.box_predictor(pooled))
+        attributes = self.box_predictor.attribute_probabilities(pooled, class_logits.argmax(dim=1))
+        return RegionOutputs(pooled, class_logits, box_deltas, attributes)
 
     def _pooled(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
-        return self._shared_roi_transform([features[name] for name in self.in_features], boxes).mean(dim=[2, 3])
+        maps = self._shared_roi_transform([features[name] for name in self.in_features], boxes)
+        return maps.mean(dim=[2, 3], dtype=torch.float32)

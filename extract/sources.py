@@ -1,10 +1,11 @@
-"""Which images a run reads: those of an `id_mapping.json`, or all that lie in a folder."""
+"""Which images a run reads: those of an `id_mapping.json`, of a list, or all that lie in a folder."""
 
-from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.errors import InputError
+from data_tools.files import read_text
 from data_tools.layout import load_id_mapping
 
 ENDINGS = {
@@ -33,18 +34,42 @@ class SourceImage:
     problem: str | None = None
 
 
-def find_images(folder: Path, id_mapping: Path | None = None) -> list[SourceImage]:
-    """The images of a run, in the order in which they are stored.
+@dataclass(frozen=True)
+class Sources:
+    """The images of a run, in the order in which they are stored; `folder` is where their files are."""
 
-    With an id mapping, given or found beside the folder, its entries in its order. Otherwise every picture in
-    the folder and the folders in it, by path; file names without their ending are the ids, and of files
-    with one id the first is read.
+    folder: Path
+    images: list[SourceImage]
+
+
+def find_sources(images: Path, id_mapping: Path | None = None, split: Path | None = None) -> Sources:
+    """The images that `extract-features IMAGES` means.
+
+    A folder with an id mapping, given or found beside it: its entries in its order. A folder without: every
+    picture in it and in the folders in it, by path. A text file: a picture a line, relative to the file's
+    folder or absolute, or an id, a tab and a picture. Without a mapping, file names without their ending
+    are the ids; of pictures with one id the first is read.
+
+    Args:
+        images: the folder or list.
+        id_mapping: `{"id": "file relative to the folder"}`.
+        split: a text file of ids, one a line, to which the run is limited; repeated lines count once.
 
     Raises:
-        InputError: the folder is absent or holds no picture, or the mapping is malformed.
+        InputError: there is no such folder or list, or no picture in it, or a file is malformed.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder of images")
+    if images.is_file():
+        if id_mapping is not None:
+            raise InputError(f"{images}: a list of pictures goes without --id-mapping")
+        sources = Sources(images.resolve().parent, _of_list(images))
+    elif images.is_dir():
+        sources = Sources(images, _of_folder(images, id_mapping))
+    else:
+        raise InputError(f"{images}: no such folder of images, nor a list of them")
+    return sources if split is None else Sources(sources.folder, _limited(sources.images, split))
+
+
+def _of_folder(folder: Path, id_mapping: Path | None) -> list[SourceImage]:
     mapping = id_mapping or folder.resolve().parent / "id_mapping.json"
     if id_mapping or mapping.is_file():
         return [SourceImage(image_id, file) for image_id, file in load_id_mapping(mapping).items()]
@@ -52,19 +77,43 @@ def find_images(folder: Path, id_mapping: Path | None = None) -> list[SourceImag
     files = sorted(path.relative_to(folder) for path in found)
     if not files:
         raise InputError(f"{folder}: found no picture there")
+    return _first_of_each_id((file.stem, file) for file in files)
+
+
+def _of_list(path: Path) -> list[SourceImage]:
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    entries = [line.split("\t") for line in lines if line]
+    if not entries:
+        raise InputError(f"{path}: holds no line")
+    for entry in entries:
+        if len(entry) > 2 or not all(entry):
+            raise InputError(f"{path}: {entry[0]}: expected a picture, or an id, a tab and a picture")
+    return _first_of_each_id(
+        (entry[0] if len(entry) == 2 else Path(entry[0]).stem, Path(entry[-1])) for entry in entries
+    )
+
+
+def _first_of_each_id(entries: Iterable[tuple[str, Path]]) -> list[SourceImage]:
     first_of: dict[str, Path] = {}
-    for file in files:
-        first_of.setdefault(file.stem, file)
-    seen: defaultdict[str, int] = defaultdict(int)
     images = []
-    for file in files:
-        seen[file.stem] += 1
-        problem = f"its id is taken by {first_of[file.stem]}" if seen[file.stem] > 1 else None
-        if not str(file).isprintable():
+    for image_id, file in entries:
+        first = first_of.setdefault(image_id, file)
+        problem = None if first is file else f"its id is taken by {first}"
+        if not (str(file) + image_id).isprintable():
             problem = "its name has characters that an id cannot have"
-        images.append(SourceImage(_printable(file.stem), _printable(file.as_posix()), problem))
+        images.append(SourceImage(_printable(image_id), _printable(file.as_posix()), problem))
     return images
 
 
 def _printable(text: str) -> str:
     return text if text.isprintable() else ascii(text)
+
+
+def _limited(images: list[SourceImage], split: Path) -> list[SourceImage]:
+    """The images of the ids of a file, in its order; an id that is not among them is a failure of the run."""
+    wanted = dict.fromkeys(line.strip() for line in read_text(split).splitlines() if line.strip())
+    if not wanted:
+        raise InputError(f"{split}: holds no id")
+    known = {image.image_id: image for image in reversed(images)}  # the first of one id wins
+    lost = f"its id in {split.name} is not among the images"
+    return [known.get(image_id) or SourceImage(image_id, "", lost) for image_id in wanted]

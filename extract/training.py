@@ -1,15 +1,18 @@
 """Training the detector, by Detectron2's own trainer, data loading, schedule and checkpoints."""
 
 import itertools
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
+import detectron2.utils.comm as comm
 import torch
+import torch.multiprocessing as mp
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader
 from detectron2.data.samplers import TrainingSampler
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import DefaultTrainer, HookBase, launch
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from detectron2.solver import build_optimizer
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
@@ -17,17 +20,20 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
-
-from data_tools.console import Progress
-from data_tools.errors import InputError, UsageError
-from data_tools.files import read_text
+from torch.multiprocessing.spawn import ProcessExitedException
+from torch.nn.parallel import DistributedDataParallel
 
 # Imported for what they register with Detectron2.
-from extract import backbone, roi_heads  # noqa: F401
-from extract.config import with_values
-from extract.detection_data import AttributeMapper, DetectionSplit, check_labels
+import extract.network  # noqa: F401
+from data_tools.console import Progress
+from data_tools.errors import InputError, UsageError
+from data_tools.files import read_text, replace_file
+from extract.config import is_caffe, with_values
+from extract.detection_data import AttributeMapper, DetectionSplit, check_labels, load_detection_split
+from extract.initial_weights import place_initial_weights
 
 FINAL_WEIGHTS = "model_final.pth"
+INITIAL_WEIGHTS = "initial_weights.json"
 
 
 class DetectorTrainer(DefaultTrainer):
@@ -36,6 +42,7 @@ class DetectorTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode, records: list[dict[str, Any]]) -> None:
         self._records = records  # the base class asks for its loader while it is being built
         super().__init__(cfg)
+        self._records = []  # the loader has its own copy, packed
 
     def build_train_loader(self, cfg: CfgNode) -> Any:
         """Endless batches of `SOLVER.IMS_PER_BATCH` images in an order that follows from `SEED`."""
@@ -94,7 +101,9 @@ class ProgressHook(HookBase):
         self._bar.__exit__(None, None, None)
 
 
-def train_detector(cfg: CfgNode, split: DetectionSplit, out: Path, resume: bool = False) -> Path:
+def train_detector(
+    cfg: CfgNode, split: DetectionSplit, out: Path, resume: bool = False, weights: Path | None = None
+) -> Path:
     """Train a detector; returns the file of its final weights.
 
     Args:
@@ -102,11 +111,15 @@ def train_detector(cfg: CfgNode, split: DetectionSplit, out: Path, resume: bool 
         split: the training images.
         out: the run folder: configuration, checkpoints, metrics, log.
         resume: go on from the last checkpoint there.
+        weights: the file that a new run starts from; see `extract/initial_weights.py`.
 
     Raises:
-        UsageError: the folder holds a run and `resume` is not given, or the reverse.
-        InputError: the configuration does not fit the data.
+        UsageError: the folder holds a run and `resume` is not given, or the reverse; or the configuration is
+            of Caffe's network, which only describes images.
+        InputError: the configuration does not fit the data or the weights, or an image cannot be read.
     """
+    if is_caffe(cfg):
+        raise UsageError("a network with Caffe's box arithmetic is not trained here; use vg_r101 or the like")
     check_labels(cfg, split)
     begun = (out / "last_checkpoint").is_file()
     if begun and not resume:
@@ -116,15 +129,71 @@ def train_detector(cfg: CfgNode, split: DetectionSplit, out: Path, resume: bool 
     cfg = with_values(cfg, output=str(out))
     if resume:
         _refuse_changes(out / "config.yaml", cfg)
+    comm.synchronize()  # nobody writes before all have looked
     out.mkdir(parents=True, exist_ok=True)
     _log_to_file(out)
-    (out / "config.yaml").write_text(cfg.dump())
-    seed_all_rng(max(cfg.SEED, 0))
+    if comm.is_main_process():
+        (out / "config.yaml").write_text(cfg.dump())
+    seed_all_rng(max(cfg.SEED, 0) + comm.get_rank())
     trainer = DetectorTrainer(cfg, split.records)
-    trainer.register_hooks([ProgressHook()])
+    if weights is not None and not resume:
+        _start_from(weights, trainer.model, out)
+    if comm.is_main_process():
+        trainer.register_hooks([ProgressHook()])
     trainer.resume_or_load(resume=resume)
-    trainer.train()
+    try:
+        trainer.train()
+    except InputError as error:
+        raise _as_one_line(error) from None
     return out / FINAL_WEIGHTS
+
+
+def train_on_gpus(gpus: int, cfg: CfgNode, data: Path, out: Path, resume: bool, weights: Path | None) -> Path:
+    """Train on `DATA/annotations/train.json` with a process a GPU, by Detectron2's launch.
+
+    Args:
+        gpus: how many; `SOLVER.IMS_PER_BATCH` images are divided among them.
+        data: the data set's folder.
+
+    See `train_detector` for the others, for what is returned and for what is raised.
+    """
+    if cfg.SOLVER.IMS_PER_BATCH % gpus:
+        raise UsageError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which --gpus {gpus} does not divide"
+        )
+    complaints = mp.get_context("spawn").SimpleQueue()
+    arguments = (complaints, cfg, data, out, resume, weights)
+    try:
+        launch(_train_in_process, gpus, dist_url="auto", args=arguments)
+    except ProcessExitedException:
+        if complaints.empty():
+            raise
+        kind, message = complaints.get()
+        raise kind(message) from None
+    return out / FINAL_WEIGHTS
+
+
+def _train_in_process(
+    complaints: Any, cfg: CfgNode, data: Path, out: Path, resume: bool, weights: Path | None
+) -> None:
+    """The part of one process: what a user can mend comes back to the command as its kind and its line."""
+    try:
+        train_detector(cfg, load_detection_split(data, "train"), out, resume, weights)
+    except (InputError, UsageError) as error:
+        complaints.put((type(error), str(error)))
+        raise SystemExit(1) from None
+
+
+def _start_from(weights: Path, model: nn.Module, out: Path) -> None:
+    network = model.module if isinstance(model, DistributedDataParallel) else model
+    placed = place_initial_weights(network, weights)
+    if comm.is_main_process():
+        replace_file(out / INITIAL_WEIGHTS, f"{json.dumps(placed.as_json(), indent=2)}\n".encode())
+
+
+def _as_one_line(error: InputError) -> InputError:
+    """The error itself, where it comes from a loader's worker with a traceback around it."""
+    return InputError(str(error).strip().splitlines()[-1].split(f"{InputError.__name__}: ", 1)[-1])
 
 
 def _refuse_changes(stored: Path, cfg: CfgNode) -> None:
@@ -143,6 +212,6 @@ def _refuse_changes(stored: Path, cfg: CfgNode) -> None:
 def _log_to_file(out: Path) -> None:
     """Send Detectron2's log to `OUT/log.txt` alone: the console belongs to the progress bar."""
     for name in ("detectron2", "fvcore"):
-        logger = setup_logger(str(out), name=name)
+        logger = setup_logger(str(out), distributed_rank=comm.get_rank(), name=name)
         for handler in [h for h in logger.handlers if type(h) is logging.StreamHandler]:
             logger.removeHandler(handler)

@@ -4,14 +4,20 @@ import hashlib
 import re
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
-from torch import nn
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 
 from data_tools.errors import InputError
+from extract.downloads import download
+from extract.pickles import read_pickle
+from extract.published_formats import convert, ratio_by_ratio
+from extract.rpn import CaffeAnchorGenerator
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")  # OWNER/NAME on the Hugging Face hub
 REPOSITORY_FILE = "pytorch_model.bin"
@@ -20,13 +26,17 @@ IGNORED = ("num_batches_tracked", "pixel_mean", "pixel_std")  # counters, and wh
 
 
 def find_weights(spec: str) -> Path:
-    """The weight file that `spec` means: a path, or a Hugging Face repository (fetched once, then cached).
+    """The weight file that `spec` means: a path, a URL, or a Hugging Face repository.
+
+    What is fetched is fetched once, then cached.
 
     Raises:
-        InputError: there is no such file, or the repository cannot be fetched and is not in the cache.
+        InputError: there is no such file, or it cannot be fetched and is not in the cache.
     """
     if Path(spec).is_file():
         return Path(spec)
+    if spec.startswith(("http://", "https://")):
+        return download(spec)
     if Path(spec).exists() or not REPOSITORY.fullmatch(spec):
         raise InputError(f"{spec}: no such weight file")
     from huggingface_hub import hf_hub_download
@@ -48,22 +58,30 @@ def sha256_of(path: Path) -> str:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a weight file by name: safetensors, or torch's format with tensors and plain data only.
+    """The tensors of a weight file by name, whatever its format: safetensors, torch's, or a pickle of arrays.
 
     Raises:
         InputError: the file is damaged, of another format, or holds anything but tensors.
     """
-    try:
-        content = safetensors.torch.load_file(path) if _is_safetensors(path) else _read_torch(path)
-    except Exception as error:  # the two readers raise many kinds on damaged files
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"{path}: not a readable weight file (safetensors, or torch's with tensors only): {reason}"
-        ) from None
+    content = _read_safetensors(path) if _is_safetensors(path) else read_pickle(path)
     state = content.get("model", content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not state or not all(map(torch.is_tensor, state.values())):
+    if not isinstance(state, Mapping) or not state:
         raise InputError(f"{path}: expected tensors by name, or an object whose key model holds them")
-    return dict(state)
+    return {_name(path, name): _tensor(path, name, value) for name, value in state.items()}
+
+
+def _name(path: Path, name: object) -> str:
+    if not isinstance(name, str):
+        raise InputError(f"{path}: expected tensors by name, found the key {name!r}")
+    return name.removeprefix("module.")  # what DataParallel puts before every name
+
+
+def _tensor(path: Path, name: str, value: object) -> torch.Tensor:
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "fiub":
+        value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
+    if not isinstance(value, torch.Tensor):
+        raise InputError(f"{path}: {name} is a {type(value).__name__}, expected a tensor of numbers")
+    return value
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -72,44 +90,82 @@ def _is_safetensors(path: Path) -> bool:
     return len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] < path.stat().st_size
 
 
-def _read_torch(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except Exception as error:  # a damaged file raises many kinds
+        raise InputError(f"{path}: not a readable weight file: {' '.join(str(error).split())[:160]}") from None
 
 
-def place_weights(model: nn.Module, state: dict[str, torch.Tensor], source: Path) -> None:
-    """Copy every tensor to its place in `model`.
+@dataclass(frozen=True)
+class _Misfit:
+    missing: list[str]
+    left_over: list[str]
+    wrongly_shaped: list[str]
 
-    The anchors of a published checkpoint replace those of the configuration; today's Detectron2 would drop
-    them silently.
+    def __str__(self) -> str:
+        kinds = {"missing": self.missing, "left over": self.left_over, "wrongly shaped": self.wrongly_shaped}
+        return "; ".join(f"{kind}: {_some(names)}" for kind, names in kinds.items() if names)
+
+
+def place_weights(model: GeneralizedRCNN, state: dict[str, torch.Tensor], source: Path) -> None:
+    """Copy every tensor to its place in `model`, whichever published format its names are of.
+
+    Args:
+        model: the network, changed in place.
+        state: tensors as `read_weights` gives them.
+        source: the file, for messages.
 
     Raises:
         InputError: tensors are missing, left over or wrongly shaped; the message lists them.
     """
+    given = convert(state)
+    anchors = _anchors(model.proposal_generator.anchor_generator, given.pop(ANCHORS, None), ratio_by_ratio(state))
     places = model.state_dict()
-    given = {name: tensor for name, tensor in state.items() if name in places or not name.endswith(IGNORED)}
-    anchors = given.pop(ANCHORS, None)
+    given = {name: tensor for name, tensor in given.items() if name in places or not name.endswith(IGNORED)}
     wanted = [name for name in places if not name.endswith("num_batches_tracked")]
-    problems = {
-        "missing": [name for name in wanted if name not in given],
-        "left over": [name for name in given if name not in places],
-        "wrongly shaped": [
+    misfit = _Misfit(
+        missing=[name for name in wanted if name not in given],
+        left_over=[name for name in given if name not in places],
+        wrongly_shaped=[
             f"{name} {tuple(given[name].shape)}, expected {tuple(places[name].shape)}"
             for name in places
             if name in given and given[name].shape != places[name].shape
         ],
-    }
-    if anchors is not None:
-        buffer = model.get_buffer(ANCHORS)
-        if anchors.shape == buffer.shape:
-            buffer.copy_(anchors)
-        else:
-            problems["wrongly shaped"].append(f"{ANCHORS} {tuple(anchors.shape)}, expected {tuple(buffer.shape)}")
-    found = [f"{kind}: {_some(names)}" for kind, names in problems.items() if names]
-    if found:
-        raise InputError(f"{source}: does not fit the configuration's network; {'; '.join(found)}")
+    )
+    buffer = model.get_buffer(ANCHORS)
+    if anchors.shape != buffer.shape:
+        misfit.wrongly_shaped.append(f"{ANCHORS} {tuple(anchors.shape)}, expected {tuple(buffer.shape)}")
+    if str(misfit):
+        raise InputError(f"{source}: does not fit the configuration's network; {misfit}")
     model.load_state_dict(given, strict=False)
+    buffer.copy_(anchors)
 
 
 def _some(names: list[str], shown: int = 4) -> str:
     rest = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + rest
+
+
+def _anchors(generator: DefaultAnchorGenerator, stored: torch.Tensor | None, by_ratio: bool) -> torch.Tensor:
+    """(A, 4) the anchors of the channels of a file's region proposal layers.
+
+    Detectron2's arithmetic takes the file's own (today's Detectron2 would drop them silently); Caffe's takes
+    them where they are Caffe's in some order. Otherwise the generator's own are put in the file's order.
+    """
+    own = next(generator.cell_anchors.buffers())
+    if stored is not None:
+        caffe = isinstance(generator, CaffeAnchorGenerator)
+        if not caffe or _same_rows(stored, own):
+            return stored
+    if not by_ratio:
+        return own
+    sizes = 1 if len(own) % 3 else len(own) // 3
+    return own.view(sizes, -1, 4).transpose(0, 1).reshape(-1, 4)
+
+
+def _same_rows(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    ordered, expected = (torch.tensor(sorted(rows.tolist())) for rows in (one.float(), other.float()))
+    return torch.allclose(ordered, expected, atol=1e-3)

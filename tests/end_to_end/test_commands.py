@@ -114,6 +114,94 @@ def test_training_the_detector_goes_on_after_a_kill(data, short_config, tmp_path
     )
 
 
+def test_visual_genome_to_a_scored_detector(data, short_config, tmp_path):
+    """The scenes written as Visual Genome publishes its data, and back; training begins with a file's ResNet."""
+    source, genome = tmp_path / "downloads", tmp_path / "genome"
+    write_as_visual_genome(data, source, genome / "images")
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "train.txt").write_text("".join(f"VG_100K/{n}.jpg xml/{n}.xml\n" for n in range(1, 7)))
+    (lists / "test.txt").write_text("7\n8\n")
+    arguments = ("visual-genome", source, "--out", genome, "--labels", "scenes")
+    made = command("data-tools", *arguments, "--lists", lists, "--json")
+    assert made.returncode == 0, made.stderr
+    summary = json.loads(made.stdout)
+    assert summary["images"] == {"train": 6, "test": 2}
+    assert (summary["unknown_objects"], summary["images_missing"]) == (0, 0)
+    written = json.loads((genome / "annotations" / "train.json").read_text())
+    drawn = json.loads((data / "annotations" / "train.json").read_text())
+    assert [image["annotations"] for image in written["images"]] == [
+        image["annotations"] for image in drawn["images"][:6]
+    ]
+
+    resnet = tmp_path / "resnet.safetensors"
+    write_resnet(short_config, resnet)
+    run = tmp_path / "run"
+    trained = command(
+        "butd", "train", "--config", short_config, "--data", genome, "--out", run, "--weights", resnet, "--json"
+    )
+    assert trained.returncode == 0, trained.stderr
+    summary = json.loads(trained.stdout)
+    assert summary["images"] == 6
+    assert summary["initial_weights"]["kind"] == "detectron2"
+    assert summary["initial_weights"]["placed"] == 53 * 5
+    scored = command(
+        "butd", "evaluate", "--config", short_config, "--data", genome, "--weights", summary["weights"], "--json"
+    )
+    assert scored.returncode == 0, scored.stderr
+    scores = json.loads(scored.stdout)
+    for key in ("ap50", "weighted_ap50", "attribute_ap", "weighted_attribute_ap", "attribute_accuracy"):
+        assert 0 <= scores[key] <= 1
+
+    assert "go together" in one_line(command("data-tools", *arguments, "--objects-vocab", lists / "train.txt"), 2)
+    (source / "objects.json").write_text("[7]")
+    assert "objects.json: entry 0: expected" in one_line(command("data-tools", *arguments), 1)
+
+
+def write_as_visual_genome(data, source, images):
+    """Ten scenes with their annotations in Visual Genome's three files, numbered from 1."""
+    document = json.loads((data / "annotations" / "train.json").read_text())
+    (images / "VG_100K").mkdir(parents=True)
+    source.mkdir()
+    files = {"image_data": [], "objects": [], "attributes": []}
+    for number, record in enumerate(document["images"][:10], start=1):
+        shutil.copy(data / "images" / record["file_name"], images / "VG_100K" / f"{number}.jpg")
+        url = f"https://cs.stanford.edu/people/rak248/VG_100K/{number}.jpg"
+        sides = {"width": record["width"], "height": record["height"]}
+        files["image_data"].append({"image_id": number, "url": url, **sides})
+        objects, attributes = [], []
+        for place, item in enumerate(record["annotations"]):
+            x1, y1, x2, y2 = item["bbox"]
+            common = {"object_id": 100 * number + place, "x": x1, "y": y1, "w": x2 - x1, "h": y2 - y1}
+            common["names"] = [document["classes"][item["category_id"]].upper()]
+            objects.append({**common, "synsets": []})
+            names = [document["attributes"][attribute] for attribute in item["attribute_ids"]]
+            attributes.append({**common, "attributes": [" and ".join(names[:2]), *names[2:]]})
+        files["objects"].append({"image_id": number, "objects": objects})
+        files["attributes"].append({"image_id": number, "attributes": attributes})
+    for name, content in files.items():
+        (source / f"{name}.json").write_text(json.dumps(content))
+
+
+def write_resnet(config, path):
+    """The ResNet of a configuration's network with Detectron2's names, as an ImageNet file has it."""
+    import torch
+    from safetensors.torch import save_file
+
+    from extract.config import load_config
+    from extract.detector import build_network
+
+    state = build_network(load_config(str(config)), None, torch.device("cpu")).state_dict()
+    short = {name.removeprefix("backbone.").removeprefix("roi_heads."): tensor for name, tensor in state.items()}
+    save_file({name: t for name, t in short.items() if name.startswith(("stem.", "res"))}, path)
+
+
+def test_wrong_use_of_training_is_one_line(data, tmp_path):
+    arguments = ("butd", "train", "--config", "scenes", "--data", data, "--out", tmp_path / "run")
+    assert "--gpus 99: this machine has" in one_line(command(*arguments, "--gpus", 99), 2)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_of_ones_own_pictures(data, tmp_path):
     mine = tmp_path / "mine" / "pictures"
     (mine / "holiday").mkdir(parents=True)

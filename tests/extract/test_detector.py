@@ -3,9 +3,16 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from data_tools.configs import config_folder
-from data_tools.errors import InputError
+from data_tools.errors import InputError, UsageError
 from extract.config import load_config, provenance_text, with_values
-from extract.detector import build_network
+from extract.detector import build_detector, build_network
+from extract.precision import Precision
+from extract.resizing import Geometry
+
+
+def geometry(height, width, resized=(96, 128)):
+    """Of a picture of this size that was resized to another."""
+    return Geometry((height, width), resized, (resized[0] / height, resized[1] / width))
 
 
 def picture(seed, height=96, width=128):
@@ -14,8 +21,8 @@ def picture(seed, height=96, width=128):
 
 def test_boxes_are_in_pixels_of_the_original(detector):
     image = picture(0)
-    [same] = detector([image], [(96, 128)])
-    [larger] = detector([image], [(192, 640)])
+    [same] = detector([image], [geometry(96, 128)])
+    [larger] = detector([image], [geometry(192, 640)])
     torch.testing.assert_close(larger.boxes, same.boxes * torch.tensor([5.0, 2.0, 5.0, 2.0]))
     assert same.boxes.min() >= 0
     assert same.boxes[:, 2].max() <= 128
@@ -23,7 +30,7 @@ def test_boxes_are_in_pixels_of_the_original(detector):
 
 
 def test_probabilities_leave_out_the_background_and_none(detector):
-    [found] = detector([picture(0)], [(96, 128)])
+    [found] = detector([picture(0)], [geometry(96, 128)])
     layers = detector.model.roi_heads.box_predictor
     logits = found.features.double() @ layers.cls_score.weight.double().T + layers.cls_score.bias.double()
     expected = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
@@ -32,11 +39,41 @@ def test_probabilities_leave_out_the_background_and_none(detector):
     torch.testing.assert_close(found.attribute_probabilities.sum(dim=1), torch.ones(len(found.boxes)))
 
 
+def test_given_boxes_are_described_as_proposals_are(detector):
+    image = picture(0)
+    [found] = detector([image], [geometry(192, 256)])
+    [again] = detector.describe_boxes([image], [geometry(192, 256)], [found.boxes[3:9]])
+    torch.testing.assert_close(again.boxes, found.boxes[3:9])
+    noise = 1e-4 * found.features.abs().max().item()
+    torch.testing.assert_close(again.features, found.features[3:9], atol=noise, rtol=0)
+    torch.testing.assert_close(again.regressed_boxes, found.regressed_boxes[3:9], atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize(("precision", "error"), [("bf16", 0.05), ("fp16", 0.01)])
+def test_lower_precision_stays_near_and_leaves_no_trace(scenes_config, precision, error):
+    image, place = picture(0), geometry(96, 128)
+    boxes = torch.tensor([[4.0, 4.0, 60.0, 70.0], [30.0, 20.0, 120.0, 90.0]])
+    exact = build_detector(scenes_config, None, torch.device("cpu"))
+    rough = build_detector(scenes_config, None, torch.device("cpu"), Precision(precision))
+    [one] = exact.describe_boxes([image], [place], [boxes])
+    [two] = rough.describe_boxes([image], [place], [boxes])
+    assert two.features.dtype == two.class_probabilities.dtype == torch.float32
+    difference = (one.features - two.features).norm() / one.features.norm()
+    assert 1e-6 < difference < error
+    [same] = exact.describe_boxes([image], [place], [boxes])
+    assert torch.equal(one.features, same.features)
+
+
+def test_tf32_needs_a_gpu():
+    with pytest.raises(UsageError, match="tf32 needs a GPU"):
+        Precision.TF32.require(torch.device("cpu"))
+
+
 def test_an_image_does_not_depend_on_its_batch(detector):
     images = [picture(seed) for seed in range(3)]
-    together = detector(images, [(96, 128)] * 3)
+    together = detector(images, [geometry(96, 128)] * 3)
     for image, batched in zip(images, together, strict=True):
-        [alone] = detector([image], [(96, 128)])
+        [alone] = detector([image], [geometry(96, 128)])
         torch.testing.assert_close(batched.boxes, alone.boxes, atol=1e-2, rtol=0)
         noise = 1e-5 * alone.features.abs().max().item()  # float32 sums in another order
         torch.testing.assert_close(batched.features, alone.features, atol=noise, rtol=0)
@@ -44,7 +81,7 @@ def test_an_image_does_not_depend_on_its_batch(detector):
 
 def test_images_of_different_shapes_are_refused(detector):
     with pytest.raises(ValueError, match="one shape"):
-        detector([picture(0), picture(0, 128, 96)], [(1, 1), (1, 1)])
+        detector([picture(0), picture(0, 128, 96)], [geometry(96, 128)] * 2)
 
 
 def test_no_proposal_means_the_whole_image(detector, monkeypatch):
@@ -54,7 +91,7 @@ def test_no_proposal_means_the_whole_image(detector, monkeypatch):
         return [empty], {}
 
     monkeypatch.setattr(detector.model.proposal_generator, "forward", nothing)
-    [found] = detector([picture(0)], [(48, 64)])
+    [found] = detector([picture(0)], [geometry(48, 64)])
     assert found.boxes.tolist() == [[0.0, 0.0, 64.0, 48.0]]
     assert found.features.shape == (1, detector.dim)
 
@@ -94,9 +131,15 @@ def test_the_published_network_has_the_published_names_and_shapes():
         ("MODEL: null\n", r"\.yaml"),
         ("_BASE_: absent.yaml\n", "No such file"),
         ("MODEL: !!python/object/apply:os.mkdir [made-by-yaml]\n", "python/object"),
-        ("INPUT:\n  RESIZE: nearest\n", "INPUT.RESIZE is 'nearest', expected pillow or torch"),
+        ("INPUT:\n  RESIZE: nearest\n", "INPUT.RESIZE is 'nearest', expected caffe or torch or pillow"),
         ("SOLVER:\n  OPTIMIZER: sgd\n", "SOLVER.OPTIMIZER is 'sgd', expected SGD or AdamW"),
         ("MODEL:\n  ROI_HEADS:\n    NAME: Res5ROIHeads\n", "MODEL.ROI_HEADS.NAME is 'Res5ROIHeads'"),
+        (
+            "MODEL:\n  PROPOSAL_GENERATOR:\n    NAME: CaffeRPN\n",
+            "ANCHOR_GENERATOR.NAME is 'DefaultAnchorGenerator'",
+        ),
+        ("MODEL:\n  ROI_ATTRIBUTE_HEAD:\n    NONE: last\n", "NONE is 'last', expected dropped or counted"),
+        ("TEST:\n  REGIONS: [5, 2]\n", r"TEST.REGIONS is \[5, 2\]"),
         ("MODEL:\n  WEIGHTS: x.pkl\n", "MODEL.WEIGHTS is not read here"),
     ],
 )
@@ -110,7 +153,7 @@ def test_a_wrong_configuration_is_one_line_and_runs_nothing(tmp_path, text, mess
 
 
 def test_an_unknown_configuration_names_the_shipped_ones():
-    with pytest.raises(InputError, match="butd_r101_airsplay, scenes"):
+    with pytest.raises(InputError, match="butd_r101_airsplay, butd_r101_caffe"):
         load_config("nothing")
 
 

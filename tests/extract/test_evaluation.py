@@ -1,51 +1,93 @@
 import numpy as np
 import pytest
+import torch
+from detectron2.structures import Boxes, Instances
 
 from data_tools.errors import InputError
 from extract.detection_data import DetectionSplit, load_detection_split
-from extract.evaluation import average_precisions, evaluate_detector
+from extract.evaluation import attribute_accuracy, evaluate_detector, image_result, score
 
 
-def split_of(*images):
-    """Each image is a list of (class, x1, y1, x2, y2)."""
-    records = [
-        {"annotations": [{"category_id": c, "bbox": list(box), "attribute_ids": []} for c, *box in objects]}
-        for objects in images
-    ]
-    return DetectionSplit(["cat", "dog"], [], records)
+def detections(*found):
+    """Detections (class, score, x1, y1, x2, y2) of an image."""
+    instances = Instances((100, 100))
+    table = torch.tensor(found, dtype=torch.float32).reshape(-1, 6)
+    instances.pred_classes = table[:, 0].long()
+    instances.scores = table[:, 1]
+    instances.pred_boxes = Boxes(table[:, 2:])
+    return instances
 
 
-def detection(image, label, box, score):
-    x1, y1, x2, y2 = box
-    return {"image_id": image, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+def result(annotations, found, attribute_scores):
+    boxes = np.array([a["bbox"] for a in annotations], dtype=np.float32).reshape(-1, 4)
+    return image_result(annotations, boxes, detections(*found), np.array(attribute_scores, dtype=np.float32))
 
 
-def test_precision_is_that_of_the_ranked_detections():
-    split = split_of([(0, 0, 0, 10, 10), (0, 50, 50, 60, 60)], [(1, 0, 0, 10, 10)])
-    detections = [
-        detection(0, 0, (0, 0, 10, 10), 0.9),  # right
-        detection(1, 0, (80, 80, 90, 90), 0.8),  # wrong
-        detection(0, 0, (50, 50, 60, 59), 0.7),  # right: IoU 0.9
-        detection(0, 0, (51, 51, 60, 60), 0.6),  # found already
-        detection(1, 1, (0, 0, 10, 4), 0.9),  # IoU 0.4
-    ]
-    # Precision is 1 up to half of the cats and 2/3 from there: 51 of COCO's 101 recall levels and 50.
-    assert average_precisions(split, detections) == pytest.approx([(51 * 1 + 50 * 2 / 3) / 101, 0.0])
+def thing(label, box, attributes):
+    return {"category_id": label, "bbox": list(box), "attribute_ids": attributes}
 
 
-def test_a_class_without_objects_does_not_count():
-    split = split_of([(0, 0, 0, 10, 10)])
-    assert average_precisions(split, [detection(0, 0, (0, 0, 10, 10), 0.5)]) == pytest.approx([1.0, -1.0])
-    assert average_precisions(split, []) == [0.0, -1.0]
+def test_the_figures_of_two_images():
+    split = DetectionSplit(["cat", "dog", "cow"], ["red", "big", "old"], [])
+    cat, dog, other = (0, 0, 10, 10), (50, 50, 60, 60), (20, 20, 40, 40)
+    first = result(
+        [thing(0, cat, [0, 1]), thing(1, dog, [1])],
+        [(0, 0.9, *cat), (1, 0.3, *dog), (1, 0.8, *other)],
+        [[0.6, 0.3, 0.1], [0.7, 0.2, 0.1]],
+    )
+    second = result([thing(0, other, [])], [(0, 0.5, *other)], [[0.2, 0.1, 0.7]])
+    scores = score(split, [first, second])
+    assert scores.ap50_by_class == pytest.approx({"cat": 1.0, "dog": 0.5, "cow": 0.0})
+    assert scores.ap50 == pytest.approx(1.5 / 3)
+    assert scores.weighted_ap50 == pytest.approx((2 * 1.0 + 1 * 0.5) / 3)
+    assert scores.absent_classes == 1
+    # Red ranks the dog before the cat that has it; big ranks the two that have it first.
+    assert scores.attribute_ap_by_name == pytest.approx({"red": 0.5, "big": 1.0, "old": 0.0})
+    assert scores.attribute_ap == pytest.approx(1.5 / 3)
+    assert scores.weighted_attribute_ap == pytest.approx((1 * 0.5 + 2 * 1.0) / 3)
+    assert scores.absent_attributes == 1
+    assert scores.attribute_accuracy == pytest.approx(2 / 3)  # red and big of the cat, not big of the dog
+    assert "1 of 3 classes have no annotated object here" in scores.as_text()
+
+
+def test_an_image_without_detections_or_objects():
+    split = DetectionSplit(["cat"], ["red"], [])
+    box = (0, 0, 10, 10)
+    nothing_found = result([thing(0, box, [0])], [], [[0.5]])
+    nothing_there = result([], [(0, 0.9, *box)], np.zeros((0, 1)))
+    assert score(split, [nothing_found, nothing_there]).ap50 == 0
+    assert score(split, [nothing_there]).weighted_ap50 == 0
+
+
+def test_accuracy_is_that_of_a_loop():
+    rng = np.random.default_rng(0)
+    scores, wanted = rng.random((30, 7)), rng.random((30, 7)) < 0.3
+    hits = 0
+    for row, truth in zip(scores.tolist(), wanted.tolist(), strict=True):
+        ranked = sorted(range(7), key=lambda number: -row[number])
+        hits += sum(truth[number] for number in ranked[: sum(truth)])
+    assert attribute_accuracy(scores, wanted) == pytest.approx(hits / wanted.sum())
 
 
 def test_perfect_outputs_score_one(scenes, detector, monkeypatch):
     split = load_detection_split(scenes, "test")
-    monkeypatch.setattr("extract.evaluation._coco_results", lambda number, instances: truth(split, number))
-    monkeypatch.setattr("extract.evaluation._attribute_hits", lambda *arguments: (3, 4))
+    records = iter(split.records)
+
+    def perfect(detector, image, objects):
+        annotations = next(records)["annotations"]
+        found = [(a["category_id"], 0.9, *a["bbox"]) for a in annotations]
+        attributes = np.zeros((len(annotations), 13), dtype=np.float32)
+        for row, annotation in zip(attributes, annotations, strict=True):
+            row[annotation["attribute_ids"]] = 1
+        return detections(*found), attributes
+
+    monkeypatch.setattr("extract.evaluation._look", perfect)
     scores = evaluate_detector(detector, split)
-    assert scores.ap50 == pytest.approx(1.0)
-    assert scores.attribute_accuracy == pytest.approx(0.75)
+    present = {a["category_id"] for record in split.records for a in record["annotations"]}
+    assert scores.ap50 == pytest.approx(len(present) / 4)
+    assert scores.weighted_ap50 == pytest.approx(1)
+    assert scores.weighted_attribute_ap == pytest.approx(1)
+    assert scores.attribute_accuracy == pytest.approx(1)
 
 
 def test_an_unreadable_image_is_one_line(scenes, detector, tmp_path):
@@ -56,13 +98,6 @@ def test_an_unreadable_image_is_one_line(scenes, detector, tmp_path):
     )
     with pytest.raises(InputError, match=r"a\.jpg: the file is empty"):
         evaluate_detector(detector, broken)
-
-
-def truth(split, number):
-    return [
-        detection(number, annotation["category_id"], annotation["bbox"], 0.9)
-        for annotation in split.records[number]["annotations"]
-    ]
 
 
 def test_an_untrained_detector_guesses_attributes(scenes, detector):

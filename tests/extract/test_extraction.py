@@ -5,24 +5,32 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data_tools.errors import InputError
+from data_tools.parts import Parts
 from data_tools.store import FeatureStore
-from extract.extraction import Extraction, Options, select_regions
+from extract.description import Describer, select_regions
+from extract.extraction import Extraction, LocalEngine
 from extract.images import read_image
+from extract.precision import Precision
 from extract.provenance import describe_run
-from extract.selection import CaffeSelection
-from extract.sources import find_images
+from extract.selection import CaffeSelection, GivenBoxes
+from extract.sources import find_sources
+from extract.summary import Options
 
 GOOD = ["100", "102", "106", "107"]
 
 
-def run(detector, cfg, folder, output, *, bounds=(5, 5), **options):
-    images = find_images(folder)
-    selection = CaffeSelection(*bounds)
+def run(detector, cfg, folder, output, *, bounds=(5, 5), boxes=None, **options):
+    images = find_sources(folder).images
+    selection = CaffeSelection(*bounds) if boxes is None else GivenBoxes("0")
     settings = Options(**{"workers": 0, "part_size": 3, **options})
-    provenance = describe_run(cfg, None, selection, settings.dtype, images)
-    return Extraction(detector, selection, folder, images, output, provenance, settings).run()
+    provenance = describe_run(cfg, None, selection, Precision.FP32, settings, images)
+    extraction = Extraction(
+        output, provenance, {"device": "cpu"}, len(images), settings.part_size, bounds[0], settings.shard
+    )
+    return extraction.run(LocalEngine(Describer(detector, selection, folder, images, settings, boxes)))
 
 
 def same_data(one, two):
@@ -56,8 +64,9 @@ def test_rows_are_the_selected_proposals_of_each_image(detector, scenes_config, 
     with h5py.File(tmp_path / "features.h5") as file:
         for row, name in enumerate(names):
             image = read_image(bad_images / name)
-            [found] = detector([detector.resizing(image)], [image.shape[:2]])
-            chosen = CaffeSelection(2, 9)(found.boxes, found.class_probabilities)
+            pixels, geometry = detector.resizing(image)
+            [found] = detector([pixels], [geometry])
+            chosen = CaffeSelection(2, 9)(found).rows
             rows = slice(*file["offsets"][row : row + 2])
             assert file["image_sizes"][row].tolist() == list(image.shape[:2])
             np.testing.assert_allclose(file["boxes"][rows], found.boxes[chosen], atol=1e-3)
@@ -77,11 +86,13 @@ def test_provenance_says_how_features_were_made(detector, scenes_config, bad_ima
     with h5py.File(tmp_path / "features.h5") as file:
         attributes = dict(file.attrs)
         assert file["features"].dtype == np.float16
-    assert attributes["selection"] == "caffe min=5 max=5 threshold=0.2 nms=0.3"
+    assert attributes["selection"] == "caffe min=5 max=5 threshold=0.2 nms=0.3 boxes=inclusive"
     assert attributes["feature_dtype"] == "float16"
     assert attributes["weights_sha256"] == "random, seed 2022"
     assert re.search(r"detectron2 0\.\d+.*torch 2\.", attributes["versions"])
     assert "NUM_CLASSES: 4" in attributes["config"]
+    assert attributes["class_names"].splitlines() == ["circle", "square", "triangle", "star"]
+    assert attributes["precision"] == "fp32"
 
 
 def test_parts_batches_and_workers_do_not_change_the_store(detector, scenes_config, bad_images, tmp_path):
@@ -93,7 +104,7 @@ def test_parts_batches_and_workers_do_not_change_the_store(detector, scenes_conf
 def test_an_interrupted_run_goes_on_where_it_was(detector, scenes_config, bad_images, tmp_path, monkeypatch):
     run(detector, scenes_config, bad_images, tmp_path / "whole.h5")
     described = []
-    original = Extraction._describe
+    original = Describer._describe
 
     def fail_in_the_second_part(self, batch):
         if batch[0].position >= 3:
@@ -104,11 +115,11 @@ def test_an_interrupted_run_goes_on_where_it_was(detector, scenes_config, bad_im
         described.extend(item.position for item in batch)
         return original(self, batch)
 
-    monkeypatch.setattr(Extraction, "_describe", fail_in_the_second_part)
+    monkeypatch.setattr(Describer, "_describe", fail_in_the_second_part)
     with pytest.raises(KeyboardInterrupt):
         run(detector, scenes_config, bad_images, tmp_path / "features.h5")
     assert not (tmp_path / "features.h5").exists()
-    monkeypatch.setattr(Extraction, "_describe", count)
+    monkeypatch.setattr(Describer, "_describe", count)
     summary = run(detector, scenes_config, bad_images, tmp_path / "features.h5")
     assert sorted(described) == [6, 7]  # what came before was kept
     assert summary.processed == 2
@@ -124,7 +135,7 @@ def test_a_complete_store_is_left_alone_and_left_over_parts_are_removed(
     before = output.stat().st_mtime_ns
     (tmp_path / "features.h5.parts").mkdir()
     (tmp_path / "features.h5.parts" / "part-000000.h5").touch()
-    monkeypatch.setattr(Extraction, "_describe", None)
+    monkeypatch.setattr(Describer, "_describe", None)
     summary = run(detector, scenes_config, bad_images, output)
     assert (summary.processed, summary.stored, len(summary.failures)) == (0, 4, 4)
     assert output.stat().st_mtime_ns == before
@@ -137,12 +148,97 @@ def test_a_store_made_otherwise_is_refused(detector, scenes_config, bad_images, 
         run(detector, scenes_config, bad_images, tmp_path / "features.h5", bounds=(6, 6))
 
 
-def test_parts_of_another_batch_size_are_refused(detector, scenes_config, bad_images, tmp_path, monkeypatch):
-    monkeypatch.setattr("data_tools.parts.Parts.join", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        run(detector, scenes_config, bad_images, tmp_path / "features.h5", batch_size=2)
-    with pytest.raises(InputError, match="batch_size was 2, is 4"):
-        run(detector, scenes_config, bad_images, tmp_path / "features.h5", batch_size=4)
+def test_memory_that_does_not_hold_a_batch_halves_it(detector, scenes_config, bad_images, tmp_path, monkeypatch):
+    run(detector, scenes_config, bad_images, tmp_path / "one.h5", batch_size=1, part_size=100)
+    sizes = []
+    call = type(detector).__call__
+
+    def small_memory(self, images, geometries):
+        sizes.append(len(images))
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return call(self, images, geometries)
+
+    monkeypatch.setattr(type(detector), "__call__", small_memory)
+    run(detector, scenes_config, bad_images, tmp_path / "halved.h5", batch_size=2, part_size=100)
+    assert sorted(sizes) == [1, 1, 1, 1, 2]
+    same_data(tmp_path / "one.h5", tmp_path / "halved.h5")
+
+
+def test_an_image_that_does_not_fit_is_one_line(detector, scenes_config, bad_images, tmp_path, monkeypatch):
+    def no_memory(self, images, geometries):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+
+    monkeypatch.setattr(type(detector), "__call__", no_memory)
+    with pytest.raises(InputError, match="does not fit in the memory"):
+        run(detector, scenes_config, bad_images, tmp_path / "features.h5")
+
+
+def test_other_errors_of_the_network_are_not_hidden(detector, scenes_config, bad_images, tmp_path, monkeypatch):
+    def broken(self, images, geometries):
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(type(detector), "__call__", broken)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        run(detector, scenes_config, bad_images, tmp_path / "features.h5")
+
+
+def test_few_images_wait_whatever_their_shapes(detector, scenes_config, tmp_path, monkeypatch):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    for number in range(24):  # 24 shapes
+        pixels = rng.integers(0, 256, (40, 41 + number, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    most = []
+    ready = Describer._ready
+
+    def count(self, waiting):
+        most.append(sum(map(len, waiting.values())))
+        return ready(self, waiting)
+
+    monkeypatch.setattr(Describer, "_ready", count)
+    summary = run(detector, scenes_config, folder, tmp_path / "features.h5", batch_size=2, part_size=100)
+    assert summary.stored == 24
+    assert max(most) <= 8
+
+
+def test_given_boxes_are_stored_in_their_order(detector, scenes_config, bad_images, tmp_path):
+    boxes = {
+        "100": np.array([[5, 5, 40, 30], [0, 0, 10, 10]], np.float32),
+        "106": np.array([[1, 2, 30, 35]], np.float32),
+        "107": np.array([[0, 0, 1, 1]], np.float32),
+    }
+    summary = run(detector, scenes_config, bad_images, tmp_path / "features.h5", boxes=boxes)
+    assert (summary.stored, summary.regions) == (3, 4)
+    reasons = {failure["id"]: failure["reason"] for failure in summary.failures}
+    assert reasons["102"] == "no boxes are given for it"
+    with FeatureStore(tmp_path / "features.h5") as store:
+        for row, image_id in enumerate(store.image_ids):
+            np.testing.assert_array_equal(store.boxes(row), boxes[image_id])
+
+
+def test_boxes_only_stores_no_features(detector, scenes_config, bad_images, tmp_path):
+    run(detector, scenes_config, bad_images, tmp_path / "with.h5")
+    run(detector, scenes_config, bad_images, tmp_path / "without.h5", boxes_only=True)
+    with h5py.File(tmp_path / "with.h5") as one, h5py.File(tmp_path / "without.h5") as other:
+        assert other["features"].shape == (20, 0)
+        for name in ("boxes", "class_ids", "class_scores", "image_ids"):
+            assert one[name][()].tobytes() == other[name][()].tobytes()
+
+
+def test_shards_together_write_what_one_run_writes(detector, scenes_config, bad_images, tmp_path):
+    run(detector, scenes_config, bad_images, tmp_path / "whole.h5", part_size=2)
+    missing, stored = [], 0
+    for share in (2, 1, 3):
+        summary = run(detector, scenes_config, bad_images, tmp_path / "features.h5", part_size=2, shard=(share, 3))
+        missing.append(summary.parts_missing)
+        stored += summary.stored
+        assert not (tmp_path / "features.h5").exists()
+    assert missing == [3, 1, 0]
+    assert stored == 4
+    Parts.found(tmp_path / "features.h5").join()
+    same_data(tmp_path / "whole.h5", tmp_path / "features.h5")
 
 
 def test_the_first_bad_image_can_stop_a_run(detector, scenes_config, bad_images, tmp_path):
@@ -183,8 +279,9 @@ def test_only_images_of_one_resized_shape_share_a_batch(
 
 
 def test_regions_are_ranked_by_the_selection(detector):
-    [found] = detector([torch.rand(3, 96, 96) * 255], [(96, 96)])
-    columns = select_regions(found, CaffeSelection(4, 4, threshold=2.0), "float16")
+    pixels, geometry = detector.resizing(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8))
+    [found] = detector([pixels], [geometry])
+    columns = select_regions(found, CaffeSelection(4, 4, threshold=2.0), Options(dtype="float16"))
     assert columns["features"].dtype == np.float16
     assert columns["boxes"].shape == (4, 4)
     assert columns["class_ids"].dtype == np.int32

@@ -19,6 +19,7 @@ def predictor():
     return AttributePredictor(
         ShapeSpec(channels=DIM, height=1, width=1),
         num_attributes=ATTRIBUTES,
+        none="dropped",
         attribute_weight=1.5,
         num_classes=CLASSES,
         box2box_transform=Box2BoxTransform((10.0, 10.0, 5.0, 5.0)),
@@ -94,7 +95,7 @@ def test_regions_are_described_from_their_own_pixels_alone(detector):
                 feature = model.roi_heads.res5(pooled).mean(dim=(2, 3))[0]
                 torch.testing.assert_close(outputs.features[row], feature, atol=1e-5, rtol=1e-5)
                 row += 1
-    assert outputs.attribute_logits.shape == (3, 13)
+    assert outputs.attribute_probabilities.shape == (3, 13)
     assert outputs.class_logits.shape == (3, 5)
 
 

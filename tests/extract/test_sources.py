@@ -3,7 +3,11 @@ import json
 import pytest
 
 from data_tools.errors import InputError
-from extract.sources import SourceImage, find_images
+from extract.sources import SourceImage, find_sources
+
+
+def find_images(*arguments):
+    return find_sources(*arguments).images
 
 
 def touch(folder, *names):
@@ -58,3 +62,43 @@ def test_nothing_to_read_is_an_error(tmp_path):
     touch(tmp_path, "pictures/notes.txt")
     with pytest.raises(InputError, match="found no picture"):
         find_images(tmp_path / "pictures")
+
+
+def test_a_list_of_pictures_with_and_without_ids(tmp_path):
+    touch(tmp_path, "pictures/a.jpg", "pictures/b.jpg")
+    (tmp_path / "list.txt").write_text(f"pictures/a.jpg\n\n17\tpictures/b.jpg\n{tmp_path}/pictures/a.jpg\n")
+    sources = find_sources(tmp_path / "list.txt")
+    assert sources.folder == tmp_path
+    assert sources.images == [
+        SourceImage("a", "pictures/a.jpg"),
+        SourceImage("17", "pictures/b.jpg"),
+        SourceImage("a", f"{tmp_path}/pictures/a.jpg", "its id is taken by pictures/a.jpg"),
+    ]
+
+
+def test_a_split_limits_a_run_and_reports_ids_that_are_not_there(tmp_path):
+    touch(tmp_path, "pictures/a.jpg", "pictures/b.jpg", "pictures/c.jpg")
+    (tmp_path / "dev_ids.txt").write_text("c\nc\nc\nmissing\na\n")
+    found = find_sources(tmp_path / "pictures", None, tmp_path / "dev_ids.txt").images
+    assert [image.image_id for image in found] == ["c", "missing", "a"]
+    assert [image.problem for image in found] == [None, "its id in dev_ids.txt is not among the images", None]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "holds no line"), ("1\ta.jpg\tb", "1: expected a picture"), ("1\t\ta.jpg", "1: expected a picture")],
+)
+def test_a_malformed_list_is_one_line(tmp_path, text, message):
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(InputError, match=message):
+        find_sources(tmp_path / "list.txt")
+
+
+def test_an_empty_split_and_a_repeated_id_are_errors(tmp_path):
+    touch(tmp_path, "images/a.jpg")
+    (tmp_path / "ids.txt").write_text("\n")
+    with pytest.raises(InputError, match="holds no id"):
+        find_sources(tmp_path / "images", None, tmp_path / "ids.txt")
+    (tmp_path / "id_mapping.json").write_text('{"7": "a.jpg", "8": "a.jpg", "7": "a.jpg"}')
+    with pytest.raises(InputError, match="the key '7' is there twice"):
+        find_sources(tmp_path / "images")

@@ -1,0 +1,68 @@
+"""Boxes in the two dialects in which bottom-up attention has been published.
+
+`inclusive` is Caffe's: corners are pixels that belong to the box, so that it is x2 - x1 + 1 wide; a picture's
+last pixel is w - 1; non-maximum suppression drops a box at IoU >= threshold. Otherwise coordinates are
+continuous, as in Detectron2: x2 - x1 wide, the picture ends at w, a box is dropped at IoU > threshold.
+
+Shapes: P boxes, x1 y1 x2 y2.
+"""
+
+import torch
+import torchvision
+from detectron2.modeling.box_regression import Box2BoxTransform
+
+
+def sides(boxes: torch.Tensor, inclusive: bool) -> torch.Tensor:
+    """(P, 2) widths and heights of (P, 4) boxes."""
+    return boxes[:, 2:] - boxes[:, :2] + (1.0 if inclusive else 0.0)
+
+
+def overlaps(boxes: torch.Tensor, threshold: float, inclusive: bool) -> torch.Tensor:
+    """(P, P) bool: whether one of two of (P, 4) boxes suppresses the other."""
+    top_left = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    bottom_right = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    one = 1.0 if inclusive else 0.0
+    intersection = (bottom_right - top_left + one).clamp(min=0).prod(dim=2)
+    areas = sides(boxes, inclusive).prod(dim=1)
+    iou = intersection / (areas[:, None] + areas[None, :] - intersection)
+    return iou >= threshold if inclusive else iou > threshold
+
+
+def nms(boxes: torch.Tensor, scores: torch.Tensor, threshold: float, inclusive: bool) -> torch.Tensor:
+    """Greedy non-maximum suppression: the positions of the survivors, best first.
+
+    torchvision's, which knows continuous boxes and IoU > threshold only. An inclusive box is the continuous
+    one that ends a pixel later; IoU >= threshold is IoU > the next smaller float.
+    """
+    if not inclusive:
+        return torchvision.ops.nms(boxes, scores, threshold)
+    below = torch.nextafter(torch.tensor(threshold), torch.tensor(-1.0)).item()
+    return torchvision.ops.nms(ending_one_later(boxes), scores, below)
+
+
+def ending_one_later(boxes: torch.Tensor) -> torch.Tensor:
+    """(P, 4) inclusive boxes as continuous ones of the same sides."""
+    return boxes + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+
+
+def clip(boxes: torch.Tensor, size: tuple[int, int], inclusive: bool) -> torch.Tensor:
+    """(P, 4) boxes limited to a picture of this (height, width)."""
+    height, width = size
+    one = 1.0 if inclusive else 0.0
+    limits = boxes.new_tensor([width - one, height - one, width - one, height - one])
+    return torch.minimum(boxes.clamp(min=0), limits)
+
+
+class CaffeBoxTransform:
+    """Detectron2's box coding on inclusive boxes: sides have + 1, decoded corners lack the - 1, as in Caffe.
+
+    Detectron2's transform is a compiled class, which can be held but not derived from.
+    """
+
+    def __init__(self, weights: tuple[float, float, float, float]) -> None:
+        self.weights = weights
+        self._continuous = Box2BoxTransform(weights=weights)
+
+    def apply_deltas(self, deltas: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        """(P, 4 k) boxes from (P, 4 k) deltas of (P, 4) boxes."""
+        return self._continuous.apply_deltas(deltas, ending_one_later(boxes))

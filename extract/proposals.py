@@ -1,0 +1,28 @@
+"""What the detector says of an image, before regions are chosen.
+
+Shapes: P proposals of one image, D channels of res5, C object classes, A attributes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """The proposals of one image, described.
+
+    Attributes:
+        boxes: (P, 4) x1 y1 x2 y2 in pixels of the original image.
+        regressed_boxes: (P, 4) the same as the box layer corrects them for each one's most probable class,
+            clipped to the image.
+        features: (P, D).
+        class_probabilities: (P, C) without background; rows add up to one minus the background's share.
+        attribute_probabilities: (P, A) without "none".
+    """
+
+    boxes: torch.Tensor
+    regressed_boxes: torch.Tensor
+    features: torch.Tensor
+    class_probabilities: torch.Tensor
+    attribute_probabilities: torch.Tensor

@@ -1,0 +1,50 @@
+"""One picture with its regions drawn: what the detector saw, in class, attribute and score."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data_tools.drawing import draw_regions
+from data_tools.errors import InputError
+from data_tools.labels import Labels
+from extract.description import select_regions
+from extract.detector import Detector
+from extract.images import UnreadableImageError, read_image
+from extract.selection import Selection
+from extract.summary import Options
+
+
+def show_image(
+    path: Path, detector: Detector, selection: Selection, labels: Labels
+) -> tuple[Image.Image, list[dict[str, object]]]:
+    """Describe one picture and draw its regions.
+
+    Returns:
+        The drawing, and for each region its box (x1 y1 x2 y2 in pixels), class and attribute with their scores.
+
+    Raises:
+        InputError: the picture cannot be read.
+    """
+    try:
+        image = read_image(path)
+    except UnreadableImageError as error:
+        raise InputError(f"{path}: {error}") from None
+    pixels, geometry = detector.resizing(image)
+    [proposals] = detector([pixels], [geometry])
+    columns = select_regions(proposals, selection, Options())
+    regions = [_region(columns, row, labels) for row in range(len(columns["boxes"]))]
+    lines = [f"{region['attribute']} {region['class']} {region['class_score']:.2f}" for region in regions]
+    drawing = draw_regions(np.ascontiguousarray(image[:, :, ::-1]), columns["boxes"], lines)
+    return drawing, regions
+
+
+def _region(columns: dict[str, np.ndarray], row: int, labels: Labels) -> dict[str, object]:
+    label, attribute = int(columns["class_ids"][row]), int(columns["attribute_ids"][row])
+    return {
+        "box": [round(float(edge), 1) for edge in columns["boxes"][row]],
+        "class": labels.classes[label] if labels.classes else f"class {label}",
+        "class_score": round(float(columns["class_scores"][row]), 4),
+        "attribute": labels.attributes[attribute] if labels.attributes else f"attribute {attribute}",
+        "attribute_score": round(float(columns["attribute_scores"][row]), 4),
+    }
