@@ -10,7 +10,7 @@ from data_tools.captioned_images import COCO_TEST
 from data_tools.captions import Split, load_split
 from data_tools.errors import InputError
 from data_tools.files import read_text, replace_file
-from data_tools.findings import Report
+from data_tools.findings import Case, Report
 from data_tools.layout import find_vocabulary, load_id_mapping
 from data_tools.vocabulary import Vocabulary, count_words
 
@@ -146,15 +146,12 @@ def check_mapping(data: Path, checked: CheckedSplits, precomp: Path, report: Rep
     try:
         mapping = load_id_mapping(file)
         text = read_text(file)
-        pairs = json.loads(text, object_pairs_hook=list)
     except InputError as error:
-        report.first_of("mapping", file, [(None, _without(error, data))], "write it again: data-tools splits")
+        twice = _repeated_ids(file)
+        report.first_of("mapping", file, twice, "give each image an id of its own")
+        if not twice:
+            report.first_of("mapping", file, [(None, _without(error, data))], "write it again: data-tools splits")
         return {}
-    counts = Counter(image_id for image_id, _ in pairs)
-    twice = [
-        (_line_of(text, i), f"id {i} is there {n} times; the last one counts") for i, n in counts.items() if n > 1
-    ]
-    report.first_of("mapping", file, twice, "give each image an id of its own")
     first: dict[str, str] = {}
     shared = [
         (_line_of(text, image_id), f"ids {first[name]} and {image_id} are the same file {name}")
@@ -166,6 +163,16 @@ def check_mapping(data: Path, checked: CheckedSplits, precomp: Path, report: Rep
         lost = [(line, f"image {i} is not in {file.name}") for i, line in lines.items() if i not in mapping]
         report.first_of("mapping", precomp / f"{name}_ids.txt", lost, "correct the id, or add it to the mapping")
     return mapping
+
+
+def _repeated_ids(file: Path) -> list[Case]:
+    """The ids that stand more than once in a mapping that is refused; none where it is no JSON object."""
+    try:
+        text = read_text(file)
+        counts = Counter(key for key, _ in json.loads(text, object_pairs_hook=list))
+    except (InputError, ValueError, TypeError, RecursionError):
+        return []
+    return [(_line_of(text, key), f"id {key} is there {n} times") for key, n in counts.items() if n > 1]
 
 
 def _line_of(text: str, key: str) -> int:
