@@ -39,11 +39,16 @@ class SplitSummary:
 
     def __str__(self) -> str:
         unusual = [
-            f"{self.cut} images had more captions, the first ones are kept" if self.cut else "",
-            f"{self.short} images have fewer captions" if self.short else "",
-            f"{self.without} images have no caption and are left out" if self.without else "",
+            f"{_images(self.cut)} with more captions (the first ones are kept)" if self.cut else "",
+            f"{_images(self.short)} with fewer" if self.short else "",
+            f"{_images(self.without)} without any (left out)" if self.without else "",
         ]
-        return "; ".join([f"{self.images} images, {self.captions} captions", *filter(None, unusual)])
+        captions = f"{self.captions} caption{'s' if self.captions != 1 else ''}"
+        return "; ".join([f"{_images(self.images)}, {captions}", *filter(None, unusual)])
+
+
+def _images(number: int) -> str:
+    return f"{number} image{'s' if number != 1 else ''}"
 
 
 def write_split_files(
@@ -112,8 +117,11 @@ def _write_split(precomp: Path, name: str, members: list[CaptionedImage], most: 
     captions = [caption for image in kept for caption in image.captions]
     _write_lines(precomp / f"{name}_ids.txt", ids)
     _write_lines(precomp / f"{name}_caps.txt", captions)
+    caption_ids = precomp / f"{name}_capids.txt"
     if all(image.caption_ids for image in kept):
-        _write_lines(precomp / f"{name}_capids.txt", [i for image in kept for i in image.caption_ids])
+        _write_lines(caption_ids, [i for image in kept for i in image.caption_ids])
+    else:
+        caption_ids.unlink(missing_ok=True)  # those of an earlier source are not those of these captions
     without = len(members) - len(kept)
     cut = numbers["cut"] if most else 0
     return SplitSummary(len(kept), len(captions), cut, numbers["short"] - without, without)

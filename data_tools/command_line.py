@@ -88,14 +88,15 @@ def vocab(
     """Build SCAN's vocabulary from the captions of a data set."""
     from data_tools.captions import load_split
     from data_tools.layout import precomp_folder
-    from data_tools.vocabulary import Vocabulary
+    from data_tools.vocabulary import Vocabulary, count_words
 
     folder = precomp_folder(data)
     texts = [text for name in splits.split(",") for text in load_split(folder, name.strip()).captions]
-    vocabulary, path = Vocabulary.build(texts, threshold), out or data / "vocab.json"
+    counts, path = count_words(texts), out or data / "vocab.json"
+    vocabulary = Vocabulary.of_counts(counts, threshold)
     vocabulary.save(path)
-    coverage = vocabulary.coverage(texts)
-    compared = vocabulary.compare(Vocabulary.load(compare), texts) if compare else {}
+    coverage = vocabulary.coverage(counts)
+    compared = vocabulary.compare(Vocabulary.load(compare), counts) if compare else {}
     if as_json:
         summary = {"file": str(path), "words": len(vocabulary), "captions": len(texts), "coverage": coverage}
         print_json({**summary, "compared": compared})
@@ -180,6 +181,74 @@ def join(
         print_json({**asdict(done), "file": str(done.file)})
     else:
         print(done)
+
+
+@app.command(epilog="Example: data-tools inspect features.h5 --image 42 --images data/coco/images --out 42.png")
+def inspect(
+    store: Annotated[Path, typer.Argument(help="The feature store.")],
+    image: Annotated[str | None, typer.Option(help="Id of an image whose boxes are drawn.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the pictures; DATA/images without it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The drawing, for instance 42.png.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Names of classes: a shipped list or a file; the store's own without it.")
+    ] = None,
+    sample: Annotated[int, typer.Option(min=1, help="Images that the statistics are of.")] = 1000,
+    everything: Annotated[bool, typer.Option("--all", help="Statistics of all images.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a feature store holds and how it was made, or draw the regions of one image."""
+    from data_tools.files import replacing
+    from data_tools.inspection import as_text, describe, draw_image
+    from data_tools.labels import load_labels
+    from data_tools.layout import images_folder
+    from data_tools.store import FeatureStore
+
+    if (image is None) != (out is None):
+        raise UsageError("--image and --out go together: which image to draw, and where to")
+    with FeatureStore(store) as opened:
+        if image is None or out is None:
+            described = describe(opened, None if everything else sample)
+            print_json(described) if as_json else print(as_text(described))
+            return
+        folder = images or images_folder(store.resolve().parent.parent)
+        drawn = draw_image(opened, image, folder, load_labels(labels) if labels else None)
+        with replacing(out) as temporary:
+            drawn.save(temporary, "PNG")
+        regions = int(opened.counts[opened.rows([image])[0]])
+        print_json({"file": str(out), "regions": regions}) if as_json else print(f"{out}: {regions} regions")
+
+
+@app.command(epilog="Example: data-tools verify data/coco")
+def verify(
+    data: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    features: Annotated[Path | None, typer.Option(help="Features elsewhere than in the folder.")] = None,
+    sample: Annotated[int, typer.Option(min=0, help="Pictures to decode, spread evenly.")] = 1000,
+    everything: Annotated[bool, typer.Option("--all", help="Decode every picture.")] = False,
+    mend: Annotated[
+        bool, typer.Option("--fix", help="Remove byte-order marks and Windows line ends from split files.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell whether a data folder will train: exit code 0 if it will, 1 if not."""
+    from data_tools.verification import fix, verify
+
+    report = verify(data, features, None if everything else sample)
+    fixed = fix(report) if mend else []
+    if fixed:
+        report = verify(data, features, None if everything else sample)
+    if as_json:
+        findings = [{**asdict(finding), "file": str(finding.file)} for finding in report.findings]
+        summary = {"will_train": report.will_train, "findings": findings, "facts": report.facts}
+        print_json({**summary, "fixed": [str(path) for path in fixed]})
+    else:
+        for line in (*report.facts, *(f"fixed: {path}" for path in fixed), *report.findings):
+            print(line)
+        errors = sum(finding.fatal for finding in report.findings)
+        warnings = len(report.findings) - errors
+        verdict = "will train" if report.will_train else "will not train as it is"
+        print(f"{data}: {verdict} (errors: {errors}, warnings: {warnings})")
+    if not report.will_train:
+        raise typer.Exit(1)
 
 
 @app.command(

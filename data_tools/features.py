@@ -118,7 +118,7 @@ class ScanFeatures:
         """(n * K, D): the features of these images' regions; see `FeatureStore.gather`."""
         regions = self._array.shape[1]
         filled = buffer_rows(out, len(rows) * regions, self.dim, self.dtype)
-        for position, row in enumerate(self._first[rows].tolist()):
+        for position, row in enumerate(self._first[np.asarray(rows, dtype=np.int64)].tolist()):
             filled[position * regions : (position + 1) * regions] = self._array[row]
         return filled
 
@@ -191,7 +191,7 @@ class ScanFolder:
 
     def gather(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """(sum of the counts of `rows`, D): see `FeatureStore.gather`."""
-        filled = buffer_rows(out, int(self.counts[rows].sum()), self.dim, self.dtype)
+        filled = buffer_rows(out, int(self.counts[np.asarray(rows, dtype=np.int64)].sum()), self.dim, self.dtype)
         first = 0
         for row in rows:
             regions = self.read(int(row))

@@ -1,10 +1,10 @@
 """Looking into a feature store: what it says of itself, what is in it, and its regions on a picture."""
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from PIL import Image
 
@@ -34,25 +34,23 @@ class Statistics:
 
 def describe(store: FeatureStore, sample: int | None = 1000) -> dict[str, Any]:
     """Everything that `data-tools inspect` prints, as plain data; statistics of `sample` images, None is all."""
-    counts, shape = store.counts, store.shape
-    with h5py.File(store.path, "r") as file:
-        data_sets = {
-            name: {
-                "shape": list(item.shape),
-                "type": str(item.dtype),
-                "bytes": int(item.size * item.dtype.itemsize),
-            }
-            for name, item in file.items()
-            if isinstance(item, h5py.Dataset)
+    counts, whole = store.counts, store.shape
+    data_sets = {
+        name: {
+            "shape": list(shape),
+            "type": "text" if dtype.kind in "OS" else str(dtype),
+            "bytes": math.prod(shape) * dtype.itemsize,
         }
+        for name, (shape, dtype) in store.data_sets.items()
+    }
     return {
         "file": str(store.path),
         "bytes": store.path.stat().st_size,
         "format": f"{FORMAT} {FORMAT_VERSION}",
         "virtual_sources": [str(source) for source in store.sources],
-        "images": shape.images,
-        "regions": shape.regions,
-        "dim": shape.dim,
+        "images": whole.images,
+        "regions": whole.regions,
+        "dim": whole.dim,
         "regions_per_image": {
             "least": int(counts.min()) if len(counts) else 0,
             "mean": float(counts.mean()) if len(counts) else 0.0,
@@ -61,8 +59,8 @@ def describe(store: FeatureStore, sample: int | None = 1000) -> dict[str, Any]:
         "data_sets": data_sets,
         "provenance": store.provenance,
         "failures": list(store.failures),
-        "statistics": asdict(statistics(store, sample)) if shape.regions else None,
-        "rows": [_row(store, row) for row in range(min(SHOWN_ROWS, shape.images))],
+        "statistics": asdict(statistics(store, sample)) if whole.regions else None,
+        "rows": [_row(store, row) for row in range(min(SHOWN_ROWS, whole.images))],
     }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_tools.console import Progress
 from data_tools.errors import InputError, UsageError
 from data_tools.region_source import Description, RegionSource
 from data_tools.store import Block
@@ -84,7 +85,7 @@ class TsvSource(Description):
         counts: list[int] = []
         seen: dict[str, tuple[int, bytes]] = {}
         dim, repeated = 0, 0
-        for place, row in _rows(path, first):
+        for place, row in _indexed(path, first):
             image_id, count, width = _measure(path, place.line, row, self.layout)
             digest = hashlib.blake2b(row, digest_size=16).digest()
             if image_id in seen:
@@ -211,6 +212,17 @@ def _rows(path: Path, first: int) -> Iterator[tuple[_Place, bytes]]:
                 yield _Place(offset, len(row), line), row
             offset += len(content)
             line += 1
+
+
+def _indexed(path: Path, first: int) -> Iterator[tuple[_Place, bytes]]:
+    """The rows, with a bar that says how much of a long file is read."""
+    with Progress("index", path.stat().st_size >> 20, "MiB") as bar:
+        done = 0
+        for place, row in _rows(path, first):
+            yield place, row
+            now = (place.offset + place.length) >> 20
+            bar.advance(now - done)
+            done = now
 
 
 def _split(row: bytes, layout: TsvLayout) -> dict[str, bytes]:

@@ -270,6 +270,11 @@ class FeatureStore:
         return np.diff(self._offsets)
 
     @property
+    def data_sets(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and type of every data set in the file, by name."""
+        return {k: (item.shape, item.dtype) for k, item in self._file.items() if isinstance(item, h5py.Dataset)}
+
+    @property
     def failures(self) -> tuple[dict[str, str], ...]:
         """The images that were asked for and could not be stored, with `id`, `file` and `reason`."""
         lines = self._file["failures"][:] if "failures" in self._file else []
@@ -298,7 +303,8 @@ class FeatureStore:
         Raises:
             ValueError: `out` is too small or of another width.
         """
-        starts, ends = self._offsets[rows], self._offsets[np.asarray(rows) + 1]
+        rows = np.asarray(rows, dtype=np.int64)
+        starts, ends = self._offsets[rows], self._offsets[rows + 1]
         filled = buffer_rows(out, int((ends - starts).sum()), self.dim, self.dtype)
         data_set, position = self._file["features"], 0
         for first, last in _runs(starts, ends):

@@ -16,6 +16,11 @@ PAD, START, END, UNK = range(4)
 MASK_TOKEN = "<mask>"
 
 
+def count_words(captions: Iterable[str]) -> Counter[str]:
+    """How often each word occurs, in order of first occurrence."""
+    return Counter(word for caption in captions for word in tokenize(caption))
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """A list of words whose positions are their indices; the first four are `SPECIAL`."""
@@ -49,25 +54,28 @@ class Vocabulary:
     @classmethod
     def build(cls, captions: Iterable[str], threshold: int = 4) -> "Vocabulary":
         """The words that occur at least `threshold` times in `captions`, in order of first occurrence."""
-        counts = Counter(word for caption in captions for word in tokenize(caption))
+        return cls.of_counts(count_words(captions), threshold)
+
+    @classmethod
+    def of_counts(cls, counts: Counter[str], threshold: int = 4) -> "Vocabulary":
+        """The words with at least `threshold` occurrences, in the order of `counts`."""
         frequent = [word for word, count in counts.items() if count >= threshold and word not in SPECIAL]
         return cls([*SPECIAL, *frequent])
 
-    def coverage(self, captions: Iterable[str]) -> float:
-        """The share of the words of `captions`, repeated ones counted each time, that are in the vocabulary."""
-        counts = Counter(word for caption in captions for word in tokenize(caption))
+    def coverage(self, counts: Counter[str]) -> float:
+        """The share of counted words, repeated ones as often as they occur, that are in the vocabulary."""
         known = sum(count for word, count in counts.items() if word in self)
-        return known / max(sum(counts.values()), 1)
+        return known / max(counts.total(), 1)
 
-    def compare(self, other: "Vocabulary", captions: Iterable[str]) -> dict[str, int | float]:
-        """How `other` differs: words in common and in one only, and its coverage of `captions`."""
+    def compare(self, other: "Vocabulary", counts: Counter[str]) -> dict[str, int | float]:
+        """How `other` differs: words in common and in one only, and its coverage of counted words."""
         common = sum(word in other for word in self.words)
         return {
             "words": len(other),
             "in both": common,
             "only here": len(self) - common,
             "only there": len(other) - common,
-            "coverage": round(other.coverage(captions), 4),
+            "coverage": round(other.coverage(counts), 4),
         }
 
     @classmethod

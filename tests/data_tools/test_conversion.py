@@ -321,3 +321,42 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0] + 100_000
+
+
+def damaged(data, content):
+    """The bytes with one of them changed, taken out or put in, or cut short."""
+    position = data.draw(st.integers(0, len(content) - 1))
+    byte = bytes([data.draw(st.integers(0, 255))])
+    return data.draw(
+        st.sampled_from(
+            [
+                content[:position] + byte + content[position + 1 :],
+                content[:position] + content[position + 1 :],
+                content[:position] + byte + content[position:],
+                content[:position],
+            ]
+        )
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), kind=st.sampled_from(["tsv", "npz"]))
+def test_damage_is_an_error_of_one_line_or_harmless(tmp_path_factory, data, kind):
+    folder = tmp_path_factory.mktemp("damage")
+    if kind == "tsv":
+        file = folder / "f.tsv"
+        file.write_text(f"{row('1')}\n{row('2')}\n")
+    else:
+        file = folder / "1.npz"
+        archive(file)
+    file.write_bytes(damaged(data, file.read_bytes()))
+    problem, images = None, 0
+    try:
+        images = convert(file if kind == "tsv" else folder, folder / "f.h5").images
+    except (InputError, UsageError) as error:
+        problem = str(error)
+    assert (folder / "f.h5").exists() == (problem is None)
+    assert "\n" not in (problem or "")
+    if problem is None:
+        with FeatureStore(folder / "f.h5") as store:
+            assert len(store) == images

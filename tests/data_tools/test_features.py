@@ -171,3 +171,21 @@ def test_a_folder_that_is_ambiguous_or_empty_is_refused(scan_folder):
     (folder / "empty").mkdir()
     with pytest.raises(InputError, match="found no arrays"):
         data_tools.open_features(folder / "empty")
+
+
+def test_the_real_mapping_of_flickr30k_is_read(flickr8k):
+    file = flickr8k.parent / "f30k" / "id_mapping.json"
+    if not file.is_file():
+        pytest.skip("needs the real id_mapping.json of Flickr30K, which the project does not carry")
+    mapping = load_id_mapping(file)
+    assert len(mapping) == 31_014
+    assert list(mapping) == [str(number) for number in range(31_014)]
+
+
+def test_the_real_arrays_are_one_collection(flickr8k):
+    features = data_tools.open_features(flickr8k / "precomp")
+    assert (len(features), features.dim, features.dtype) == (1000, 1280, np.float16)
+    rows = features.rows(["16", "0", "1"])  # of dev, train and test
+    whole = features.gather(rows)
+    np.testing.assert_array_equal(whole[:36], np.load(flickr8k / "precomp" / "dev_ims.npy", mmap_mode="r")[0])
+    np.testing.assert_array_equal(whole[72:], np.load(flickr8k / "precomp" / "test_ims.npy", mmap_mode="r")[0])

@@ -140,6 +140,7 @@ def test_a_gather_is_the_images_one_after_the_other(tmp_path_factory, data, coun
     wanted = [block.regions["features"][offsets[row] : offsets[row + 1]] for row in rows]
     expected = np.concatenate([np.empty((0, 3), np.float32), *wanted])
     np.testing.assert_array_equal(store.gather(rows), expected)
+    np.testing.assert_array_equal(store.gather(rows.tolist()), expected)
     buffer = np.full((40, 3), 7, np.float64)
     np.testing.assert_array_equal(store.gather(rows, buffer), expected)
     assert (buffer[len(expected) :] == 7).all()

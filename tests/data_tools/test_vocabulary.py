@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from data_tools.captions import load_split
 from data_tools.errors import InputError
 from data_tools.tokenization import tokenize
-from data_tools.vocabulary import MASK_TOKEN, SPECIAL, UNK, Vocabulary
+from data_tools.vocabulary import MASK_TOKEN, SPECIAL, UNK, Vocabulary, count_words
 
 
 def test_words_need_four_occurrences():
@@ -80,5 +80,5 @@ def test_published_files_have_the_shape_that_is_written(scan_vocabularies, tmp_p
 
 def test_coverage_counts_words_as_often_as_they_occur():
     vocabulary = Vocabulary([*SPECIAL, "a", "cat"])
-    assert vocabulary.coverage(["a cat sat", "A cat"]) == pytest.approx(4 / 5)
-    assert vocabulary.coverage([]) == 0
+    assert vocabulary.coverage(count_words(["a cat sat", "A cat"])) == pytest.approx(4 / 5)
+    assert vocabulary.coverage(count_words([])) == 0
