@@ -181,15 +181,32 @@ def per_class_nms(
 
     All classes share the boxes, so one overlap matrix serves them all, and they advance together: at step r
     each class looks at its r-th most probable proposal and, if that still stands, suppresses what overlaps
-    it. P steps in place of C separate suppressions.
+    it. P steps in place of C separate suppressions, on sets of proposals packed into the bits of integers.
     """
     count, classes = probabilities.shape
     suppress = overlaps(boxes, threshold, inclusive)
     suppress.fill_diagonal_(False)
-    order = torch.argsort(probabilities, dim=0, descending=True, stable=True)
-    suppressed = torch.zeros(classes, count, dtype=torch.bool, device=boxes.device)
-    columns = torch.arange(classes, device=boxes.device)
-    for candidates in order:  # (C,) one proposal a class
-        standing = ~suppressed[columns, candidates]
-        suppressed |= suppress[candidates] & standing[:, None]
-    return ~suppressed.T
+    victims = _pack(suppress)  # (P, words) the set that each proposal suppresses
+    order = torch.argsort(probabilities.T.contiguous(), dim=1, descending=True, stable=True).T.contiguous()
+    words, bits = (order // WORD)[:, :, None], order % WORD  # where each candidate's own bit is
+    suppressed = victims.new_zeros(classes, victims.shape[1])
+    for candidates, word, bit in zip(order, words, bits, strict=True):  # (C,) one proposal a class
+        falls = (suppressed.gather(1, word)[:, 0] >> bit) & 1
+        suppressed |= victims[candidates] & (falls - 1)[:, None]  # falls - 1 has all bits set where it stands
+    return ~_unpack(suppressed, count).T
+
+
+WORD = 63  # bits of an int64 that can be shifted without meeting its sign
+
+
+def _pack(sets: torch.Tensor) -> torch.Tensor:
+    """(n, P) bool as (n, words) int64."""
+    padding = -sets.shape[1] % WORD
+    padded = torch.nn.functional.pad(sets, (0, padding)).view(len(sets), -1, WORD).long()
+    return (padded << torch.arange(WORD, device=sets.device)).sum(dim=2)
+
+
+def _unpack(packed: torch.Tensor, count: int) -> torch.Tensor:
+    """(n, words) int64 as (n, count) bool."""
+    bits = (packed[:, :, None] >> torch.arange(WORD, device=packed.device)) & 1
+    return bits.view(len(packed), -1)[:, :count].bool()

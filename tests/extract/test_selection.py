@@ -16,17 +16,20 @@ def naive_iou(a, b, one=1):
     return shared / (area[0] + area[1] - shared)
 
 
-def suppresses(a, b, nms, inclusive):
-    return naive_iou(a, b) >= nms if inclusive else naive_iou(a, b, 0) > nms
+def naive_matrix(boxes, nms, inclusive):
+    """Which box suppresses which."""
+    iou = np.array([[naive_iou(a, b, inclusive) for b in boxes] for a in boxes])
+    return iou >= nms if inclusive else iou > nms
 
 
 def naive_rule(boxes, probabilities, low, high, threshold, nms, inclusive):
     """generate_tsv.py's rule, class by class and box by box, in float64."""
+    suppresses = naive_matrix(boxes, nms, inclusive)
     confidence = [0.0] * len(boxes)
     for c in range(probabilities.shape[1]):
         kept = []
         for i in sorted(range(len(boxes)), key=lambda i: -probabilities[i, c]):
-            if not any(suppresses(boxes[i], boxes[k], nms, inclusive) for k in kept):
+            if not suppresses[i, kept].any():
                 kept.append(i)
                 confidence[i] = max(confidence[i], probabilities[i, c])
     chosen = [i for i in range(len(boxes)) if confidence[i] >= threshold]
@@ -51,9 +54,10 @@ def naive_sweep(boxes, probabilities, low, high, threshold, nms):
     scores = probabilities.max(axis=1)
     ranked = sorted(range(len(boxes)), key=lambda i: -scores[i])
     for overlap in [nms + 0.1 * step for step in range(11)]:
+        suppresses = naive_matrix(boxes, overlap, False)
         kept = []
         for i in ranked:
-            if overlap >= 1 or not any(suppresses(boxes[i], boxes[k], overlap, False) for k in kept):
+            if overlap >= 1 or not suppresses[i, kept].any():
                 kept.append(i)
         if len(kept) >= low or overlap >= 1:
             break
