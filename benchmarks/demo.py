@@ -9,14 +9,13 @@ pixels on a small machine, and what of it is the detector's doing?
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
+from benchmarks.machine import machine
 
 BIN = Path(sys.executable).parent
 
@@ -93,17 +92,6 @@ def run(out: Path, untrained: bool) -> dict[str, Any]:
         "test": test,
         "seconds": {**demo.seconds, "total": round(sum(demo.seconds.values()), 1)},
         "machine": machine(),
-    }
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
     }
 
 

@@ -16,7 +16,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -29,6 +28,7 @@ import h5py
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.machine import machine
 from data_tools.store import Block, FeatureStore, StoreShape, write_store
 
 REGIONS, DIM = 36, 2048
@@ -150,13 +150,7 @@ def run(folder: Path, images: int, batch: int, workers: list[int], seconds: floa
         "seconds": seconds,
         "turns": turns,
         "results": results,
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "h5py": h5py.__version__,
-        },
+        "machine": machine(),
     }
 
 
