@@ -45,8 +45,9 @@ def ending_one_later(boxes: torch.Tensor) -> torch.Tensor:
     return boxes + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
 
 
-def clip(boxes: torch.Tensor, height: float, width: float, inclusive: bool) -> torch.Tensor:
-    """(P, 4) boxes limited to a picture."""
+def clip(boxes: torch.Tensor, size: tuple[int, int], inclusive: bool) -> torch.Tensor:
+    """(P, 4) boxes limited to a picture of this (height, width)."""
+    height, width = size
     one = 1.0 if inclusive else 0.0
     limits = boxes.new_tensor([width - one, height - one, width - one, height - one])
     return torch.minimum(boxes.clamp(min=0), limits)
@@ -59,6 +60,7 @@ class CaffeBoxTransform:
     """
 
     def __init__(self, weights: tuple[float, float, float, float]) -> None:
+        self.weights = weights
         self._continuous = Box2BoxTransform(weights=weights)
 
     def apply_deltas(self, deltas: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:

@@ -102,7 +102,7 @@ class Detector:
 
     def _whole(self, height: int, width: int) -> torch.Tensor:
         everything = torch.tensor([[0.0, 0.0, width, height]], device=self.device)
-        return clip(everything, height, width, inclusive=self.inclusive)
+        return clip(everything, (height, width), self.inclusive)
 
     def _describe(
         self, outputs: RegionOutputs, boxes: Sequence[torch.Tensor], geometries: Sequence[Geometry]
@@ -114,7 +114,7 @@ class Detector:
         transform = self.model.roi_heads.box_predictor.box2box_transform
         regressed = transform.apply_deltas(deltas, torch.cat(list(boxes))).split(counts)
         return [
-            Proposals(box, clip(corrected, *geometry.original, inclusive=self.inclusive), *described)
+            Proposals(box, clip(corrected, geometry.original, self.inclusive), *described)
             for box, corrected, geometry, *described in zip(
                 boxes,
                 regressed,

@@ -93,7 +93,7 @@ class CaffeRPN(RPN):
 
         Clip, drop the small, take the best `PRE_NMS_TOPK_TEST`, suppress, take the best `POST_NMS_TOPK_TEST`.
         """
-        boxes = clip(boxes, *image_size, inclusive=True)
+        boxes = clip(boxes, image_size, inclusive=True)
         large = (sides(boxes, inclusive=True) >= self.min_box_size * scale).all(dim=1)
         boxes, scores = boxes[large], scores[large]  # a NaN is not large
         best = scores.argsort(descending=True, stable=True)[: self.pre_nms_topk[False]]
