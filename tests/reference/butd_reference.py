@@ -78,24 +78,26 @@ def resized_sides(recipe: Recipe, height: int, width: int) -> tuple[int, int, fl
     return int(height * factor + 0.5), int(width * factor + 0.5), factor
 
 
-def _opencv_axis(small: int, large: int, factor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of `large` places: two neighbours among `small`, and the share of the second, in float32."""
-    place = ((np.arange(large) + 0.5) / factor - 0.5).astype(np.float32)
+def _neighbours(small: int, large: int, factor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each of `large` places: two neighbours among `small`, and the share of the second."""
+    place = (np.arange(large) + 0.5) / factor - 0.5
+    place = place.clip(0, small - 1)
     left = np.floor(place).astype(int)
-    share = place - left.astype(np.float32)
-    share[(left < 0) | (left >= small - 1)] = 0
-    left = left.clip(0, small - 1)
-    return left, (left + 1).clip(max=small - 1), share
+    return left, (left + 1).clip(max=small - 1), place - left
 
 
 def opencv_bilinear(image: np.ndarray, height: int, width: int, factor: float) -> np.ndarray:
-    """OpenCV's bilinear resize of (H, W, C) float32 by a factor; the sides are already rounded."""
-    left, right, share = _opencv_axis(image.shape[1], width, factor)
+    """What OpenCV's bilinear resize by a factor samples from (H, W, C) floats; the sides are already rounded.
+
+    Exactly, in float64: OpenCV's own builds differ by a hundredth of a grey level, for some of them keep the
+    places in float32.
+    """
+    left, right, share = _neighbours(image.shape[1], width, factor)
     share = share[None, :, None]
-    rows = image[:, left] * (np.float32(1) - share) + image[:, right] * share
-    top, bottom, share = _opencv_axis(image.shape[0], height, factor)
+    rows = image[:, left] * (1 - share) + image[:, right] * share
+    top, bottom, share = _neighbours(image.shape[0], height, factor)
     share = share[:, None, None]
-    return rows[top] * (np.float32(1) - share) + rows[bottom] * share
+    return rows[top] * (1 - share) + rows[bottom] * share
 
 
 def prepared(recipe: Recipe, image: np.ndarray) -> tuple[torch.Tensor, tuple[float, float]]:
@@ -104,7 +106,7 @@ def prepared(recipe: Recipe, image: np.ndarray) -> tuple[torch.Tensor, tuple[flo
     mean = np.array(recipe.mean)
     if recipe.resize == "caffe":
         pixels = opencv_bilinear((image - mean).astype(np.float32), height, width, factor)
-        return torch.from_numpy(pixels).permute(2, 0, 1)[None], (factor, factor)
+        return torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None], (factor, factor)
     scales = (height / image.shape[0], width / image.shape[1])
     if recipe.resize == "torch":
         pixels = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
@@ -189,7 +191,9 @@ def caffe_anchors(by_ratio: bool) -> np.ndarray:
 def detectron2_anchors(sizes: tuple[float, ...] = (64, 128, 256, 512), by_ratio: bool = False) -> np.ndarray:
     """(3 sizes, 4) of the same areas, around 0; a ratio is height / width."""
     table = [
-        [-np.sqrt(size * size / ratio) / 2, -np.sqrt(size * size * ratio) / 2] for size in sizes for ratio in (0.5, 1, 2)
+        [-np.sqrt(size * size / ratio) / 2, -np.sqrt(size * size * ratio) / 2]
+        for size in sizes
+        for ratio in (0.5, 1, 2)
     ]
     anchors = np.concatenate([table, -np.array(table)], axis=1)
     if by_ratio:
@@ -331,7 +335,11 @@ def _names(layout: str) -> dict[str, str]:
     if layout == "airsplay":
         return {"embedding": f"{head}.cls_embedding", "hidden": f"{head}.fc_attr", "scores": f"{head}.attr_score"}
     if layout == "milvlg_caffe":
-        return {"embedding": f"{head}.cls_embed", "hidden": f"{head}.attr_linear1", "scores": f"{head}.attr_linear2"}
+        return {
+            "embedding": f"{head}.cls_embed",
+            "hidden": f"{head}.attr_linear1",
+            "scores": f"{head}.attr_linear2",
+        }
     head = "roi_heads.attribute_predictor"
     return {"embedding": f"{head}.obj_embed", "hidden": f"{head}.fc.0", "scores": f"{head}.attr_score"}
 
@@ -365,10 +373,16 @@ def pooled_features(recipe: Recipe, layers: Layers, features: torch.Tensor, boxe
 
 
 @torch.no_grad()
-def describe(recipe: Recipe, state: State, image: np.ndarray, calibrate=None) -> Described:
-    """The proposals of an (H, W, 3) uint8 image, BGR, by a published file's tensors."""
+def describe(
+    recipe: Recipe, state: State, image: np.ndarray, pixels: torch.Tensor | None = None, calibrate=None
+) -> Described:
+    """The proposals of an (H, W, 3) uint8 image, BGR, by a published file's tensors.
+
+    `pixels` (1, 3, h, w), without the mean, may take the place of what `prepared` makes of the image.
+    """
     layers = Layers(state, calibrate)
-    pixels, scales = prepared(recipe, image)
+    own_pixels, scales = prepared(recipe, image)
+    pixels = own_pixels if pixels is None else pixels
     x = layers.stem(pixels, caffe_pool=recipe.dilated)
     for name, strides in (("res2", (1, 1)), ("res3", recipe.halving), ("res4", recipe.halving)):
         x = layers.stage(f"backbone.{name}", x, strides)
