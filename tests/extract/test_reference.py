@@ -1,6 +1,7 @@
 """The detector against a second one that was written from the publications alone (tests/reference)."""
 
 import dataclasses
+import itertools
 from functools import cache
 
 import butd_files as files
@@ -14,7 +15,7 @@ from PIL import Image
 from extract.config import load_config
 from extract.detector import build_detector
 from extract.images import read_image
-from extract.resizing import Resizing
+from extract.resizing import SMALLEST_SIDE, Resizing
 from extract.selection import CaffeSelection, SweepSelection
 
 TOLERANCE = 1e-4  # of the largest value
@@ -87,6 +88,18 @@ def pixels_of(recipe, image, config):
     assert pixels.shape == own[0].shape
     assert (pixels - own[0]).abs().max() <= TOLERANCE * own.abs().max()
     return pixels[None]
+
+
+@pytest.mark.parametrize(("config", "recipe"), [("caffe", CAFFE), ("airsplay", AIRSPLAY), ("pillow", MILVLG_D2)])
+def test_sides_are_rounded_alike(config, recipe):
+    """In particular where a side ends in a half: 51 x 240 becomes 212 x 1000 by Detectron2's arithmetic."""
+    resizing = Resizing({"airsplay": "torch"}.get(config, config), 600, 1000)
+    for height, width in itertools.product(range(40, 700, 3), range(41, 1300, 7)):
+        sides = reference.resized_sides(recipe, height, width)[:2]
+        if min(sides) >= SMALLEST_SIDE:
+            assert resizing.geometry(height, width).resized == sides, (height, width)
+    if config != "caffe":
+        assert resizing.geometry(51, 240).resized == (212, 1000)
 
 
 @cache

@@ -74,8 +74,12 @@ def resized_sides(recipe: Recipe, height: int, width: int) -> tuple[int, int, fl
         if np.rint(factor * max(height, width)) > recipe.max_side:
             factor = recipe.max_side / max(height, width)
         return int(np.rint(height * factor)), int(np.rint(width * factor)), factor
-    factor = min(factor, recipe.max_side / max(height, width))
-    return int(height * factor + 0.5), int(width * factor + 0.5), factor
+    sides = np.array([height * factor, width * factor])
+    sides[np.argmin([height, width])] = recipe.min_side
+    if sides.max() > recipe.max_side:
+        sides = sides * (recipe.max_side / sides.max())
+    height, width = (int(side + 0.5) for side in sides)
+    return height, width, factor
 
 
 def _neighbours(small: int, large: int, factor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -227,14 +231,13 @@ def overlap(box: np.ndarray, others: np.ndarray, caffe: bool) -> np.ndarray:
 
 def suppressed(boxes: np.ndarray, scores: np.ndarray, threshold: float, caffe: bool, most: int) -> list[int]:
     """Greedy non-maximum suppression: the first `most` survivors, best first."""
-    standing = list(np.argsort(-scores, kind="stable"))
-    standing_rows = np.array(standing, dtype=int)
+    standing = np.argsort(-scores, kind="stable")
     kept: list[int] = []
-    while len(standing_rows) and len(kept) < most:
-        best, standing_rows = standing_rows[0], standing_rows[1:]
+    while len(standing) and len(kept) < most:
+        best, standing = standing[0], standing[1:]
         kept.append(int(best))
-        shared = overlap(boxes[best], boxes[standing_rows], caffe)
-        standing_rows = standing_rows[shared < threshold if caffe else shared <= threshold]
+        shared = overlap(boxes[best], boxes[standing], caffe)
+        standing = standing[shared < threshold if caffe else shared <= threshold]
     return kept
 
 
