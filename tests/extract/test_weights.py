@@ -67,7 +67,7 @@ def test_a_pickle_that_carries_code_runs_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, save in (("plain.pkl", lambda v, p: p.write_bytes(pickle.dumps(v))), ("torch.pth", torch.save)):
         save({"model": {"a": torch.zeros(1)}, "extra": Malicious()}, tmp_path / name)
-        with pytest.raises(InputError, match="not a readable weight file"):
+        with pytest.raises(InputError, match="not a readable weight file|nothing of it was run"):
             read_weights(tmp_path / name)
     assert not (tmp_path / "opened-by-a-pickle").exists()
 
