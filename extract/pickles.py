@@ -10,7 +10,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ def read_pickle(path: Path) -> Any:
         InputError: the file is damaged, or holds anything else; none of it has been run then.
     """
     try:
-        if zipfile.is_zipfile(path) or _is_old_torch(path):
+        if _is_torch(path):
             return torch.load(path, map_location="cpu", weights_only=True)
         with path.open("rb") as file:
             return _ArraysOnly(file, encoding="latin1").load()  # Python 2 wrote some of these files
@@ -36,10 +36,12 @@ def read_pickle(path: Path) -> Any:
         raise InputError(f"{path}: not a readable weight file, or it holds more than tensors: {reason}") from None
 
 
-def _is_old_torch(path: Path) -> bool:
-    """Whether a file begins with the magic number of `torch.save` before its zip archives."""
+def _is_torch(path: Path) -> bool:
+    """Whether `torch.save` wrote a file: a zip archive, or, formerly, pickles after a magic number."""
     with path.open("rb") as file:
-        return b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19" in file.read(32)
+        start = file.read(32)
+    old = b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19" in start
+    return old or start.startswith(b"PK\x03\x04") or zipfile.is_zipfile(path)  # cut short, it starts so still
 
 
 class _RefusedError(Exception):
@@ -58,22 +60,61 @@ def _storage(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
-_reconstruct: Any = np.empty(0).__reduce__()[0]  # numpy keeps these three to itself
-_scalar: Any = np.float32(0).__reduce__()[0]
-_frombuffer: Any = np.empty(0).__reduce_ex__(5)[0]
+class _Numbers:
+    """A pickled `numpy.dtype`: a kind of numbers, and nothing else of what a pickle says of it.
+
+    NumPy itself believes a pickle that claims that objects are numbers, or numbers objects; then whoever wrote
+    the file could have any address taken for an object's.
+    """
+
+    def __init__(self, code: str, *_: Any) -> None:
+        self.dtype = np.dtype(code)
+        if self.dtype.kind not in "fiub":
+            raise _RefusedError(f"an array of the NumPy type {self.dtype}")
+
+    def __setstate__(self, state: tuple) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array(np.ndarray):
+    """An array whose pickled contents are numbers; empty until they come."""
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, numbers, by_columns, content = state
+        content = content.encode("latin1") if isinstance(content, str) else content  # from Python 2
+        array = _from_buffer(content, numbers, shape, "F" if by_columns else "C")
+        super().__setstate__((1, array.shape, array.dtype, by_columns, content))
+
+
+def _reconstruct(*_: Any) -> np.ndarray:
+    return _Array((0,), np.uint8)
+
+
+def _from_buffer(
+    content: bytes, numbers: _Numbers, shape: tuple[int, ...], order: Literal["C", "F"]
+) -> np.ndarray:
+    return np.frombuffer(content, numbers.dtype).reshape(shape, order=order)
+
+
+def _scalar(numbers: _Numbers, content: bytes) -> np.generic:
+    return np.frombuffer(content, numbers.dtype)[0]
+
+
 _ADMITTED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy", "ndarray"): None,  # pickles only name it, to `_reconstruct`
+    ("numpy", "dtype"): _Numbers,
     ("_codecs", "encode"): _latin1,
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("torch.storage", "_load_from_bytes"): _storage,
-    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
-    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
     **{
-        (module, name): function
-        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-        for name, function in (("_reconstruct", _reconstruct), ("scalar", _scalar))
+        (f"{package}.{module}", name): function
+        for package in ("numpy.core", "numpy._core")
+        for module, name, function in (
+            ("multiarray", "_reconstruct", _reconstruct),
+            ("multiarray", "scalar", _scalar),
+            ("numeric", "_frombuffer", _from_buffer),
+        )
     },
 }
 

@@ -67,9 +67,11 @@ class Resizing:
             if np.round(scale * long) > self.max_side:
                 scale = self.max_side / long
             exact = round(height * scale), round(width * scale)  # Python's round is to even, as rint
-        else:
-            scale = min(scale, self.max_side / long)
-            exact = int(height * scale + 0.5), int(width * scale + 0.5)
+        else:  # in Detectron2's order of operations, which decides where a side ends in a half
+            enlarged = scale * long
+            shrink = min(self.max_side / enlarged, 1.0)
+            shorter, longer = int(self.min_side * shrink + 0.5), int(enlarged * shrink + 0.5)
+            exact = (shorter, longer) if height < width else (longer, shorter)
         resized = max(exact[0], SMALLEST_SIDE), max(exact[1], SMALLEST_SIDE)
         ratios = resized[0] / height, resized[1] / width
         keeps_scale = self.method == "caffe" and resized == exact

@@ -170,5 +170,6 @@ class BUTDROIHeads(Res5ROIHeads):
         return RegionOutputs(pooled, class_logits, box_deltas, attributes)
 
     def _pooled(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
-        maps = self._shared_roi_transform([features[name] for name in self.in_features], boxes)
+        # pooled in float32: torchvision's RoIPool takes boxes and maps of one type, and boxes are float32
+        maps = self._shared_roi_transform([features[name].float() for name in self.in_features], boxes)
         return maps.mean(dim=[2, 3], dtype=torch.float32)

@@ -1,0 +1,169 @@
+"""Random weights for the reference detector, and the same weights as each publisher would have written them."""
+
+import math
+import pickle
+from pathlib import Path
+
+import numpy as np
+import torch
+from butd_reference import BOX_UNITS, Recipe, State, describe
+
+RPN = "proposal_generator.rpn_head"
+HEAD = "roi_heads.box_predictor"
+ATTRIBUTES = "roi_heads.attribute_predictor"
+ANCHORS = "proposal_generator.anchor_generator.cell_anchors.0"
+BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+# How far each prediction shall vary from region to region (standard deviation)
+SPREADS = {
+    f"{RPN}.objectness_logits": 3.0,
+    f"{RPN}.anchor_deltas": 0.3,
+    f"{HEAD}.cls_score": 4.0,
+    f"{HEAD}.bbox_pred": 1.0,
+    f"{HEAD}.fc_attr": 1.0,
+    f"{HEAD}.attr_score": 2.5,
+    f"{ATTRIBUTES}.fc.0": 1.0,
+    f"{ATTRIBUTES}.attr_score": 2.5,
+}
+
+
+def random_state(
+    depth: int = 101,
+    stem: int = 64,
+    width: int = 64,
+    out: int = 256,
+    rpn: int = 512,
+    anchors: int = 12,
+    groups: int = 1,
+    seed: int = 0,
+) -> State:
+    """Tensors of 1,600 classes and 400 attributes under airsplay's names.
+
+    Args:
+        depth: 50, 101 or 152 layers.
+        stem, width, out: channels of the stem, of res2's bottlenecks, of res2.
+        rpn: channels of the region proposal layer.
+        anchors: at each place.
+        groups: of the 3 x 3 convolutions of the bottlenecks.
+        seed: of the random numbers.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    state: State = {}
+
+    def draw(name: str, *shape: int, bias: bool = True) -> None:
+        inputs = math.prod(shape[1:])
+        state[f"{name}.weight"] = torch.randn(shape, generator=rng) * math.sqrt(2 / inputs)
+        if bias:
+            state[f"{name}.bias"] = torch.randn(shape[0], generator=rng) * 0.3
+
+    def draw_convolution(name: str, *shape: int, gain: float = 1.0) -> None:
+        draw(name, *shape, bias=False)
+        state[f"{name}.norm.weight"] = gain * (0.8 + 0.4 * torch.rand(shape[0], generator=rng))
+        state[f"{name}.norm.bias"] = 0.2 * torch.randn(shape[0], generator=rng)
+        state[f"{name}.norm.running_mean"] = torch.zeros(shape[0])
+        state[f"{name}.norm.running_var"] = torch.ones(shape[0])
+
+    draw_convolution("backbone.stem.conv1", stem, 3, 7, 7)
+    channels = stem
+    for number, blocks in enumerate(BLOCKS[depth]):
+        stage = f"backbone.res{number + 2}" if number < 3 else "roi_heads.res5"
+        inside, outside = width << number, out << number
+        for block in range(blocks):
+            here = f"{stage}.{block}"
+            if channels != outside:
+                draw_convolution(f"{here}.shortcut", outside, channels, 1, 1)
+            draw_convolution(f"{here}.conv1", inside, channels, 1, 1)
+            draw_convolution(f"{here}.conv2", inside, inside // groups, 3, 3)
+            draw_convolution(f"{here}.conv3", outside, inside, 1, 1, gain=0.4)
+            channels = outside
+    draw(f"{RPN}.conv", rpn, channels // 2, 3, 3)
+    draw(f"{RPN}.objectness_logits", anchors, rpn, 1, 1)
+    draw(f"{RPN}.anchor_deltas", 4 * anchors, rpn, 1, 1)
+    draw(f"{HEAD}.cls_score", 1601, channels)
+    draw(f"{HEAD}.bbox_pred", 6400, channels)
+    state[f"{HEAD}.cls_embedding.weight"] = torch.randn(1601, channels // 8, generator=rng)
+    draw(f"{HEAD}.fc_attr", channels // 4, channels + channels // 8)
+    draw(f"{HEAD}.attr_score", 401, channels // 4)
+    return state
+
+
+def _fit(state: State, name: str, x: torch.Tensor) -> None:
+    """Set a layer's numbers so that what leaves it is neither all alike nor beyond measure."""
+    if name.endswith(".norm"):
+        state[f"{name}.running_mean"] = x.mean(dim=(0, 2, 3))
+        state[f"{name}.running_var"] = x.var(dim=(0, 2, 3)) + 1e-3
+    elif name in SPREADS:
+        rows = x.movedim(1, -1).flatten(0, -2)
+        weight = state[f"{name}.weight"]
+        outputs = rows @ weight.flatten(1).T
+        weight *= SPREADS[name] / outputs.std(dim=0).mean()
+        jitter = state[f"{name}.bias"]
+        state[f"{name}.bias"] = jitter - (rows @ weight.flatten(1).T).mean(dim=0)
+
+
+def calibrated(recipe: Recipe, state: State, image: np.ndarray) -> State:
+    """The weights (changed in place) with batch-norm statistics and biases that suit an image."""
+    describe(recipe, state, image, calibrate=_fit)
+    return state
+
+
+# Conventions
+
+
+def to_milvlg_caffe(state: State, seed: int = 1) -> State:
+    """The same network in MILVLG's Caffe conventions; the anchors go from size by size to ratio by ratio."""
+    rng = torch.Generator().manual_seed(seed)
+    renamed = {"cls_embedding": "cls_embed", "fc_attr": "attr_linear1", "attr_score": "attr_linear2"}
+    written = {}
+    for name, tensor in state.items():
+        for theirs, milvlg in renamed.items():
+            name = name.replace(f"{HEAD}.{theirs}.", f"{HEAD}.{milvlg}.")
+        written[name] = tensor.clone()
+    anchors = len(state[f"{RPN}.objectness_logits.bias"])
+    order = torch.arange(anchors).view(-1, 3).T.flatten()
+    for kind in ("weight", "bias"):
+        name = f"{RPN}.objectness_logits.{kind}"
+        foreground = written[name][order]
+        background = torch.randn(foreground.shape, generator=rng) * 0.1
+        written[name] = torch.cat([background, background + foreground])
+        name = f"{RPN}.anchor_deltas.{kind}"
+        written[name] = written[name].unflatten(0, (anchors, 4))[order].flatten(0, 1)
+        for layer in ("cls_score", "cls_embed", "attr_linear2"):
+            name = f"{HEAD}.{layer}.{kind}"
+            if name in written:
+                written[name] = torch.cat([written[name][-1:], written[name][:-1]])
+        name = f"{HEAD}.bbox_pred.{kind}"
+        units = torch.tensor(np.tile(BOX_UNITS, len(written[name]) // 4), dtype=torch.float32)
+        rows = written[name] / units.view(-1, *[1] * (written[name].ndim - 1))
+        written[name] = torch.cat([torch.randn(4, *rows.shape[1:], generator=rng), rows])
+    return written
+
+
+def to_milvlg_d2(state: State) -> State:
+    """The names of MILVLG's Detectron2-trained files, whose attribute layer knows no "none"."""
+    renamed = {"cls_embedding": "obj_embed", "fc_attr": "fc.0", "attr_score": "attr_score"}
+    written = {}
+    for name, tensor in state.items():
+        for theirs, milvlg in renamed.items():
+            name = name.replace(f"{HEAD}.{theirs}.", f"{ATTRIBUTES}.{milvlg}.")
+        written[name] = tensor[:400] if name.startswith(f"{ATTRIBUTES}.attr_score") else tensor
+    return written
+
+
+def with_anchors(state: State, anchors: np.ndarray) -> State:
+    return {**state, ANCHORS: torch.from_numpy(anchors).float()}
+
+
+def with_counters(state: State) -> State:
+    """Hugging Face's file also has the batch-norms' counters."""
+    counters = {
+        name.replace("running_mean", "num_batches_tracked"): torch.tensor(0)
+        for name in state
+        if name.endswith("running_mean")
+    }
+    return {**state, **counters}
+
+
+def write_airsplay(path: Path, state: State) -> None:
+    arrays = {name: tensor.numpy() for name, tensor in state.items()}
+    content = {"model": arrays, "__author__": "Caffe", "matching_heuristics": True}
+    path.write_bytes(pickle.dumps(content, protocol=2))
