@@ -11,7 +11,6 @@ from chan import recall
 from chan.model import Chan
 from chan.packing import Packed, join
 from chan.recall import RetrievalRecall
-from chan.scoring import score_matrix
 from chan.splits import FeatureSplit, caption_batch, image_batch, read_captions
 from chan.word_ids import CaptionReader
 from data_tools.console import Progress
@@ -47,7 +46,7 @@ def encode(
 def score_split(model: Chan, opened: FeatureSplit, reader: CaptionReader, device: torch.device) -> Tensor:
     """(images, captions) float32 scores of a split, on `device`, in the order of the split's files."""
     regions, words = encode(model, opened, reader, device)
-    return score_matrix(regions, words, model.score)
+    return model.score(regions, words)
 
 
 def recall_of(scores: Tensor, opened: FeatureSplit) -> RetrievalRecall:
