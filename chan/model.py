@@ -36,11 +36,13 @@ class Chan(nn.Module):
         return self.scoring(images, captions, precision)
 
 
-def build_model(config: ModelConfig, feature_dim: int, reader: CaptionReader, pretrained: bool) -> Chan:
+def build_model(
+    config: ModelConfig, feature_dim: int, reader: CaptionReader, pretrained: bool, say: bool = True
+) -> Chan:
     """The model of a configuration, for features of `feature_dim` numbers and the ids of `reader`.
 
-    `pretrained` gives BERT its own weights, or the GRU its word vectors, and says how many of its words have
-    one; it is needless where a checkpoint will be loaded.
+    `pretrained` gives BERT its own weights, or the GRU its word vectors (with `say`, how many of its words have
+    one is printed); it is needless where a checkpoint will be loaded.
     """
     image_encoder = ImageEncoder(feature_dim, config.dim, config.image.encoder.value, config.image.normalise)
     text_encoder: BiGRUEncoder | BertEncoder
@@ -53,6 +55,7 @@ def build_model(config: ModelConfig, feature_dim: int, reader: CaptionReader, pr
             found = start_with_word_vectors(
                 text_encoder.embed, reader.vocabulary.words, Path(config.text.word_vectors)
             )
-            print(f"word vectors: {found} of {reader.size} words found", file=sys.stderr, flush=True)
+            if say:
+                print(f"word vectors: {found} of {reader.size} words found", file=sys.stderr, flush=True)
     scoring = Scoring(config.coding.value, config.pooling.value, config.alpha, config.beta)
     return Chan(image_encoder, text_encoder, scoring)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from chan import runs, training
+from chan import runs, steps, training
 from chan.config import Config, load_config
 from chan.runs import Progressed
 from data_tools.errors import InputError, UsageError
@@ -90,8 +90,8 @@ def killed_at_call(count: int, function: Callable[..., Any]) -> Callable[..., An
     ("module", "name", "call"),
     [
         (runs, "save_epoch", 2),  # the second epoch is trained and validated, its state not yet saved
-        (training, "clip_grad_norm_", 5),  # in the middle of the second epoch
-        (training, "clip_grad_norm_", 2),  # before anything is saved
+        (steps, "clip_grad_norm_", 5),  # in the middle of the second epoch
+        (steps, "clip_grad_norm_", 2),  # before anything is saved
     ],
 )
 def test_a_killed_run_resumes_to_the_same_bits(
