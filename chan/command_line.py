@@ -9,7 +9,6 @@ import typer
 
 from chan import coco_metrics, evaluation, explanation, importing, pictures, runs, training
 from chan.config import Config, ScheduleName, differing_keys, load_config, override
-
 from chan.splits import check_dim, open_split
 from data_tools.captions import Split, load_split
 from data_tools.console import entry_point, print_json

@@ -51,7 +51,7 @@ def bootstrap(ranking: Ranking, seed: int) -> Intervals:
 
 
 def _resampled(ranks: np.ndarray, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """(3, S): R@1, R@5 and R@10 in percent of queries (q,), which come with their `images`, in each draw (S, N)."""
+    """(3, S): R@1, R@5 and R@10, in percent, of queries with these ranks and images in each draw (S, N)."""
     queries = draws @ np.bincount(images, minlength=draws.shape[1])
     hits = [np.bincount(images, weights=ranks < cutoff, minlength=draws.shape[1]) for cutoff in CUTOFFS]
     return np.stack([100.0 * (draws @ hit) / np.maximum(queries, 1) for hit in hits])

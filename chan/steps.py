@@ -107,8 +107,8 @@ class Stepper:
         for side in (images, captions):
             side.rows.requires_grad_()
         loss = self._backward(images, captions, batch.image_of_pair, criterion)
-        whole = [side.rows.grad for side in (images, captions)]
-        upstream = [g.split([len(p.rows) for p in s]) for g, s in zip(whole, zip(*embedded, strict=True), strict=True)]  # type: ignore[union-attr] # fmt: skip
+        sides = zip((images, captions), zip(*embedded, strict=True), strict=True)
+        upstream = [_gradient(side.rows).split([len(p.rows) for p in own]) for side, own in sides]
         for n, part in enumerate(parts):
             with self._alone_until(n == len(parts) - 1):
                 again = self._embed(self.encoders, part, seed + n)
@@ -139,3 +139,8 @@ class Stepper:
         if isinstance(self.encoders, DistributedDataParallel) and not last:
             return self.encoders.no_sync()
         return nullcontext()
+
+
+def _gradient(rows: Tensor) -> Tensor:
+    assert rows.grad is not None
+    return rows.grad

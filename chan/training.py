@@ -245,7 +245,11 @@ def validate(trainer: Trainer, progressed: Progressed) -> None:
     better = result.rsum > progressed.best_rsum
     if better:
         progressed.best_rsum, progressed.best_epoch = result.rsum, epoch
-    mark = "  the best so far" if better else f"  best {progressed.best_rsum:.1f} after epoch {progressed.best_epoch + 1}"
+    mark = (
+        "  the best so far"
+        if better
+        else f"  best {progressed.best_rsum:.1f} after epoch {progressed.best_epoch + 1}"
+    )
     print(f"dev after epoch {epoch + 1}\n{evaluation.as_table(result)}{mark}", file=sys.stderr, flush=True)
 
 
