@@ -190,11 +190,12 @@ def test_a_run_killed_within_an_epoch_goes_on_where_it_was(
 def test_bert_with_dropout_resumes_within_an_epoch(
     bert_folder: str, dataset: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = ["model.text.encoder=bert", f"model.text.bert={bert_folder}", "train.accumulate=2", "train.epochs=1"]
+    changes = ["model.text.encoder=bert", f"model.text.bert={bert_folder}", "train.accumulate=2"]
+    changes += ["train.epochs=1", "train.batch_size=30"]
     config = load_config(str(tiny_config), changes)
     train(tmp_path / "whole", dataset, config)
     with monkeypatch.context() as patch:
-        KilledSoon(patch, call=3)
+        KilledSoon(patch, call=2)
         with pytest.raises(KilledError):
             train(tmp_path / "cut", dataset, config)
     train(tmp_path / "cut", dataset, runs.load_run_config(tmp_path / "cut"), resume=True)
