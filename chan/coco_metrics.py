@@ -75,7 +75,7 @@ class CocoTest:
             ranked = {}
             for query, row in zip(queries.tolist(), rows, strict=True):
                 right = [place_of[answer] for gts in everything for answer in gts[side].get(query, ())]
-                ranked[query] = candidates[_order(row, right)].tolist()
+                ranked[query] = candidates[_best(row, right)].tolist()
             retrieved[side] = ranked
         found = {}
         for name, recalls in (
@@ -92,9 +92,11 @@ class CocoTest:
         }
 
 
-def _order(scores: np.ndarray, right: list[int]) -> np.ndarray:
-    """Candidates from the best to the worst score."""
+def _best(scores: np.ndarray, right: list[int]) -> np.ndarray:
+    """The best candidates, best first: as many as any metric looks at, which are the right ones or ten."""
     wrong = np.ones(len(scores), dtype=bool)
     wrong[right] = False
     known = np.where(np.isnan(scores), np.where(wrong, np.inf, -np.inf), scores)
-    return np.lexsort((~wrong, -known))
+    count = min(max(len(right), CUTOFFS[-1]), len(known))
+    reached = np.flatnonzero(known >= np.partition(known, -count)[-count])
+    return reached[np.lexsort((~wrong[reached], -known[reached]))]

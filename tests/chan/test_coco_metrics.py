@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from chan.coco_metrics import CocoTest, _order
+from chan.coco_metrics import CocoTest, _best
 from data_tools.captions import Split
 from data_tools.errors import InputError
 
@@ -21,6 +21,7 @@ def testall() -> Split:
     return Split("testall", ids, ["a caption"] * len(owners), np.array([place[o] for o in owners]))
 
 
+@pytest.mark.slow
 def test_metrics_by_hand(testall: Split) -> None:
     """Scores that are right for the first images only; recalls counted from the package's lists of answers."""
     coco = CocoTest.of(testall)
@@ -49,7 +50,7 @@ def test_metrics_by_hand(testall: Split) -> None:
 
 def test_ties_and_nan_count_against_the_model() -> None:
     scores = np.array([0.5, 0.5, np.nan, 0.9, np.nan, 0.1])
-    assert _order(scores, [0, 4]).tolist() == [2, 3, 1, 0, 5, 4]
+    assert _best(scores, [0, 4]).tolist() == [2, 3, 1, 0, 5, 4]
 
 
 def test_other_splits_are_refused(testall: Split) -> None:
@@ -58,3 +59,16 @@ def test_other_splits_are_refused(testall: Split) -> None:
     turned = Split("testall", testall.image_ids[::-1], testall.captions, testall.caption_images)
     with pytest.raises(InputError, match="caption 1 is of image"):
         CocoTest.of(turned)
+
+
+def test_a_constant_score_never_looks_good(testall: Split) -> None:
+    metrics = CocoTest.of(testall).metrics
+    small = {"i2t": {1: [11, 12], 2: [13]}, "t2i": {11: [1], 12: [1], 13: [2]}}
+    metrics.coco_gts = metrics.cxc_gts = metrics.eccv_gts = small
+    coco = CocoTest(metrics, np.array([1, 2]), np.array([11, 12, 13]))
+    constant = coco.measure(torch.zeros(2, 3))
+    assert (constant["CxC R@1"], constant["ECCV mAP@R"]["t2i"]) == ({"i2t": 0.0, "t2i": 0.0}, 0.0)
+    right = torch.tensor([[0.9, 0.1, 0.5], [0.0, 0.2, 0.8]])
+    found = coco.measure(right)
+    assert found["COCO 5K R@1"] == {"i2t": 100.0, "t2i": pytest.approx(200 / 3)}
+    assert found["ECCV R-Precision"]["i2t"] == pytest.approx(75.0)  # of two answers to image 1 one is second

@@ -162,7 +162,7 @@ def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(one_process, (port, str(tmp_path)), nprocs=2)
+    torch.multiprocessing.start_processes(one_process, (port, str(tmp_path)), nprocs=2, start_method="fork")
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for coding in ("vha", "vsa"):
         for name, criterion in (("hardest", hardest), ("information", information)):

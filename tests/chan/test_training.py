@@ -187,10 +187,22 @@ def test_a_run_killed_within_an_epoch_goes_on_where_it_was(
     assert comparable(tmp_path / "cut") == comparable(tmp_path / "whole")
 
 
+@pytest.fixture
+def tiny_bert(bert_folder: str, tmp_path: Path) -> str:
+    """A BERT of one narrow layer, with a real tokenizer."""
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    tokenizer = AutoTokenizer.from_pretrained(bert_folder)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    for part in (tokenizer, BertModel(BertConfig(vocab_size=len(tokenizer), **sizes))):
+        part.save_pretrained(tmp_path / "bert")
+    return str(tmp_path / "bert")
+
+
 def test_bert_with_dropout_resumes_within_an_epoch(
-    bert_folder: str, dataset: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bert: str, dataset: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = ["model.text.encoder=bert", f"model.text.bert={bert_folder}", "train.accumulate=2"]
+    changes = ["model.text.encoder=bert", f"model.text.bert={tiny_bert}", "train.accumulate=2"]
     changes += ["train.epochs=1", "train.batch_size=30"]
     config = load_config(str(tiny_config), changes)
     train(tmp_path / "whole", dataset, config)
