@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from chan import coco_metrics, evaluation, explanation, importing, pictures, runs, training
+from chan import coco_metrics, distributed, evaluation, explanation, importing, pictures, runs, training
 from chan.config import Config, ScheduleName, differing_keys, load_config, override
 from chan.splits import check_dim, open_split
 from data_tools.captions import Split, load_split
@@ -55,11 +55,15 @@ def train(
 ) -> None:
     """Train a model; validates on the split dev after every epoch.
 
+    On several GPUs: torchrun --nproc-per-node 4 -m chan train ...
+
     Example: chan train --config scenes --data runs/scenes --out runs/chan train.epochs=10
     """
     changes = [*(overrides or []), *([] if seed is None else [f"train.seed={seed}"])]
     chosen = _resumed_config(out, config, changes) if resume else _new_config(config, changes)
     done = training.train(out, chosen, data, features, resolve_device(device), resume)
+    if not distributed.is_first():
+        return
     if as_json:
         document = {"run": str(out), "epochs": done.epoch, "steps": done.step}
         print_json({**document, "best_rsum": done.best_rsum, "best_epoch": done.best_epoch + 1})
@@ -192,12 +196,13 @@ def _resumed_config(folder: Path, spec: str | None, changes: list[str]) -> Confi
     asked = override(stored if spec is None else load_config(spec), changes)
     if asked.model.image.dim is None:
         asked.model.image.dim = stored.model.image.dim
-    free = {"data.cache", "data.workers", "train.patience"}
-    if stored.train.schedule is ScheduleName.step:
-        free.add("train.epochs")  # a cosine reaches its end in the last epoch
-    changed = [key for key in differing_keys(stored, asked) if key not in free]
-    if changed:
-        raise UsageError(f"{folder}: a resumed run keeps its configuration, but {changed[0]} differs")
+    free = {"data.cache", "data.workers", "train.patience", "train.epochs"}
+    changed = differing_keys(stored, asked)
+    for key in changed:
+        if key not in free:
+            raise UsageError(f"{folder}: a resumed run keeps its configuration, but {key} differs")
+    if "train.epochs" in changed and stored.train.schedule is ScheduleName.cosine:
+        raise UsageError(f"{folder}: train.epochs: a cosine ends with its last epoch and cannot be prolonged")
     return asked
 
 

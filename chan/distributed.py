@@ -49,6 +49,11 @@ class Ranks:
         return box[0]
 
 
+def is_first() -> bool:
+    """Whether this is the process that talks, of those that torchrun started, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
     """This process' place among those that `torchrun` started, and its device; alone without torchrun."""

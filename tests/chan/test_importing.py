@@ -140,7 +140,6 @@ def called(*arguments: object) -> Result:
 def evaluated(run: Path, dataset: Path) -> np.ndarray:
     """The scores that the command writes."""
 
-
     scores = run.parent / f"{run.name}.npy"
     arguments = ["evaluate", run, "--data", dataset, "--split", "test", "--device", "cpu", "--scores", scores]
     assert called(*arguments).exit_code == 0
