@@ -76,7 +76,6 @@ def test_scores_ensemble_and_their_errors(data, run, tmp_path):
     assert found["folds"] == 2
     twice = json.loads(succeeded(chan("ensemble", scores, scores, *where, "--folds", 2, "--json")))
     assert twice == found  # the average of a matrix with itself
-    assert "divide" in one_line(chan("evaluate", run, *where, "--folds", 4), 2)
     assert "not a NumPy array" in one_line(chan("ensemble", scores, data / "precomp" / "test_ids.txt", *where), 1)
 
 
