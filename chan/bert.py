@@ -19,14 +19,14 @@ def load_tokenizer(source: str) -> Any:
     """The tokenizer of a BERT.
 
     Raises:
-        InputError: there is none, it cannot tell which pieces make a word, or its padding id is not 0.
+        InputError: there is none, it cannot tell which pieces make a word, or it lacks BERT's special tokens.
     """
     from transformers import AutoTokenizer
 
     tokenizer = _load(source, lambda: AutoTokenizer.from_pretrained(source))
-    special = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id)
-    if not tokenizer.is_fast or None in special or tokenizer.pad_token_id != 0:
-        raise InputError(f"{source}: expected a BERT tokenizer, with [CLS], [SEP], [MASK] and [PAD] = 0")
+    names = ("cls_token_id", "sep_token_id", "mask_token_id", "pad_token_id")
+    if not tokenizer.is_fast or any(getattr(tokenizer, name) is None for name in names):
+        raise InputError(f"{source}: expected a tokenizer of BERT's family, with [CLS], [SEP], [MASK] and [PAD]")
     return tokenizer
 
 

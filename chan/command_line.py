@@ -1,19 +1,21 @@
 """The command `chan`: parses, calls, prints."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from chan import evaluation, explanation, pictures, runs, training
-from chan.config import Config, differing_keys, load_config, override
-from chan.recall import RetrievalRecall
+from chan import coco_metrics, distributed, evaluation, explanation, importing, pictures, runs, training
+from chan.config import Config, ScheduleName, differing_keys, load_config, override
 from chan.splits import check_dim, open_split
+from data_tools.captions import Split, load_split
 from data_tools.console import entry_point, print_json
 from data_tools.devices import resolve_device
 from data_tools.errors import UsageError
 from data_tools.files import replacing
+from data_tools.layout import precomp_folder
 
 app = typer.Typer(
     help="Train CHAN on region features and captions, and measure retrieval.",
@@ -29,6 +31,9 @@ Features = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a summary.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+Folds = Annotated[int, typer.Option(min=1, help="Consecutive parts of the images to average over.")]
+Eccv = Annotated[bool, typer.Option("--eccv", help="Add CxC and ECCV Caption metrics (COCO's testall).")]
+BootstrapSeed = Annotated[int, typer.Option(min=0, help="Of the resampling behind the 95 % intervals.")]
 ANY_SPLIT = typer.Option(help="Split: dev, test, testall, ...", show_default=False)
 
 
@@ -50,16 +55,21 @@ def train(
 ) -> None:
     """Train a model; validates on the split dev after every epoch.
 
+    On several GPUs: torchrun --nproc-per-node 4 -m chan train ...
+
     Example: chan train --config scenes --data runs/scenes --out runs/chan train.epochs=10
     """
     changes = [*(overrides or []), *([] if seed is None else [f"train.seed={seed}"])]
     chosen = _resumed_config(out, config, changes) if resume else _new_config(config, changes)
     done = training.train(out, chosen, data, features, resolve_device(device), resume)
+    if not distributed.is_first():
+        return
     if as_json:
         document = {"run": str(out), "epochs": done.epoch, "steps": done.step}
         print_json({**document, "best_rsum": done.best_rsum, "best_epoch": done.best_epoch + 1})
     else:
-        print(f"best dev rsum {done.best_rsum:.1f} after epoch {done.best_epoch + 1} of {done.epoch}: {out}")
+        best = done.best_epoch + 1
+        print(f"best dev rsum {done.best_rsum:.1f} after epoch {best} of {done.epoch}: {out / runs.BEST}")
 
 
 @app.command("evaluate")
@@ -68,10 +78,13 @@ def evaluate(
     data: Data,
     split: Annotated[str, ANY_SPLIT],
     features: Features = None,
+    folds: Folds = 1,
     scores: Annotated[
         Path | None, typer.Option(help="Write the (images, captions) scores here.", show_default=False)
     ] = None,
+    eccv: Eccv = False,
     device: Device = "auto",
+    seed: BootstrapSeed = 0,
     as_json: Json = False,
 ) -> None:
     """Measure recall of a run's best weights on a split.
@@ -82,15 +95,70 @@ def evaluate(
     model, dim, reader = runs.load_best_model(run, where)
     opened = open_split(data, split, features)
     check_dim(opened, dim)
-    matrix = evaluation.score_split(model, opened, reader, where)
-    result = evaluation.recall_of(matrix, opened)
-    if scores is not None:
-        with replacing(scores) as temporary, temporary.open("wb") as file:
-            np.save(file, matrix.cpu().numpy())
+    runs.check_provenance(run, opened)
+    coco = coco_metrics.CocoTest.of(opened.split) if eccv else None
+    regions, words = evaluation.encode(model, opened, reader, where)
+    scorer, more = evaluation.of_embeddings(model, regions, words), {}
+    if scores is not None or coco is not None:
+        matrix = evaluation.score(model, regions, words)
+        scorer = evaluation.of_matrix(matrix)
+        if scores is not None:
+            with replacing(scores) as temporary, temporary.open("wb") as file:
+                np.save(file, matrix.cpu().numpy())
+        if coco is not None:
+            more = coco.measure(matrix)
+    _report(opened.split, evaluation.evaluate(opened.split, folds, scorer, seed), more, as_json)
+
+
+@app.command("ensemble")
+def ensemble(
+    scores: Annotated[
+        list[Path], typer.Argument(metavar="A.npy B.npy ...", help="Scores that `evaluate --scores` wrote.")
+    ],
+    data: Data,
+    split: Annotated[str, ANY_SPLIT],
+    folds: Folds = 1,
+    eccv: Eccv = False,
+    seed: BootstrapSeed = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure recall of the average of several models' scores.
+
+    Example: chan ensemble gru.npy bert.npy --data data/f30k --split test
+    """
+    if len(scores) < 2:
+        raise UsageError("an ensemble needs the scores of two models or more")
+    loaded = load_split(precomp_folder(data), split)
+    coco = coco_metrics.CocoTest.of(loaded) if eccv else None
+    matrix = evaluation.load_scores(scores[0], loaded)
+    for path in scores[1:]:
+        matrix += evaluation.load_scores(path, loaded)
+    matrix /= len(scores)
+    result = evaluation.evaluate(loaded, folds, evaluation.of_matrix(matrix), seed)
+    _report(loaded, result, {} if coco is None else coco.measure(matrix), as_json)
+
+
+@app.command("import")
+def import_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT.pth", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run to make.", show_default=False)],
+    vocab: Annotated[
+        Path | None, typer.Option(help="SCAN's vocabulary that it was trained with (bigru).", show_default=False)
+    ] = None,
+    bert: Annotated[
+        str | None, typer.Option(help="Name or folder of the BERT it began with (bert).", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn a checkpoint of the public CHAN code into a run folder.
+
+    Example: chan import model_best.pth --vocab data/vocab/f30k_precomp_vocab.json --out runs/published
+    """
+    imported = importing.import_checkpoint(checkpoint, vocab, bert, out)
     if as_json:
-        print_json({"split": split, **evaluation.as_document(result)})
+        print_json({"run": str(out), "epoch": imported.epoch, "best_rsum": imported.best_rsum})
     else:
-        print(_table(result))
+        print(f"checkpoint of epoch {imported.epoch}, best rsum {imported.best_rsum:.1f}: {out}")
 
 
 @app.command("explain")
@@ -110,6 +178,7 @@ def explain(
     model, dim, reader = runs.load_best_model(run, where)
     opened = open_split(data, split, features)
     check_dim(opened, dim)
+    runs.check_provenance(run, opened)
     rows = explanation.explain(model, opened, reader, explanation.image_files(data, opened), where)
     pictures.save(pictures.draw(rows), out)
     print(f"{len(rows)} captions: {out}")
@@ -127,19 +196,26 @@ def _resumed_config(folder: Path, spec: str | None, changes: list[str]) -> Confi
     asked = override(stored if spec is None else load_config(spec), changes)
     if asked.model.image.dim is None:
         asked.model.image.dim = stored.model.image.dim
-    free = {"train.epochs", "data.workers"}
-    changed = [key for key in differing_keys(stored, asked) if key not in free]
-    if changed:
-        raise UsageError(f"{folder}: a resumed run keeps its configuration, but {changed[0]} differs")
+    free = {"data.cache", "data.workers", "train.patience", "train.epochs"}
+    changed = differing_keys(stored, asked)
+    for key in changed:
+        if key not in free:
+            raise UsageError(f"{folder}: a resumed run keeps its configuration, but {key} differs")
+    if "train.epochs" in changed and stored.train.schedule is ScheduleName.cosine:
+        raise UsageError(f"{folder}: train.epochs: a cosine ends with its last epoch and cannot be prolonged")
     return asked
 
 
-def _table(result: RetrievalRecall) -> str:
-    lines = [f"{'':14}{'R@1':>7}{'R@5':>7}{'R@10':>7}{'MedR':>7}{'MeanR':>8}"]
-    for name, side in (("image to text", result.i2t), ("text to image", result.t2i)):
-        recalls = f"{side.r1:7.1f}{side.r5:7.1f}{side.r10:7.1f}"
-        lines.append(f"{name:14}{recalls}{side.medr:7.0f}{side.meanr:8.1f}")
-    return "\n".join([*lines, f"rsum {result.rsum:.1f}"])
+def _report(split: Split, result: evaluation.Evaluation, more: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        document = {"split": split.name, "folds": result.folds, **evaluation.as_document(result.recall)}
+        print_json({**document, "intervals": asdict(result.intervals), **({"eccv_caption": more} if more else {})})
+        return
+    if result.folds > 1:
+        print(f"average of {result.folds} folds of {len(split.image_ids) // result.folds} images")
+    print(evaluation.as_table(result.recall, result.intervals))
+    for name, sides in more.items():
+        print(f"{name:16}" + "".join(f"{side:>6} {value:5.1f}" for side, value in sides.items()))
 
 
 chan = entry_point(app)

@@ -14,10 +14,14 @@ from data_tools.configs import find_config
 from data_tools.errors import InputError, UsageError
 from data_tools.files import replace_file
 
+CodingName = StrEnum("CodingName", ["vha", "tha", "vsa", "t2i"])
 PoolingName = StrEnum("PoolingName", ["max", "mean", "sum", "softmax", "lse"])
 ImageEncoderName = StrEnum("ImageEncoderName", ["basic", "selfattention", "transformer"])
 TextEncoderName = StrEnum("TextEncoderName", ["bigru", "bert"])
 LossName = StrEnum("LossName", ["contrastive", "infonce"])
+CacheName = StrEnum("CacheName", ["auto", "mmap", "memory", "device"])
+ScheduleName = StrEnum("ScheduleName", ["step", "cosine"])
+PrecisionName = StrEnum("PrecisionName", ["fp32", "bf16", "fp16"])
 
 
 @dataclass
@@ -26,6 +30,7 @@ class ImageConfig:
 
     dim: int | None = None  # numbers in the features of a region; null takes them from the features file
     encoder: ImageEncoderName = ImageEncoderName.selfattention  # what relates the regions of an image
+    normalise: bool = True  # region embeddings of unit length; false only for checkpoints that were made so
 
 
 @dataclass
@@ -34,7 +39,9 @@ class TextConfig:
 
     encoder: TextEncoderName = TextEncoderName.bigru  # word vectors and a GRU, or BERT
     word_dim: int = 300  # numbers in a word vector (bigru)
+    word_vectors: str | None = None  # GloVe or fastText file, .txt .vec .zip .gz, to begin with (bigru)
     bert: str = "bert-base-uncased"  # name at Hugging Face, or folder, of the pretrained BERT (bert)
+    normalise: bool = True  # word embeddings of unit length; false only for checkpoints that were made so
 
 
 @dataclass
@@ -42,7 +49,9 @@ class ModelConfig:
     """The model."""
 
     dim: int = 1024  # of the space that regions and words share; a multiple of 8
-    pooling: PoolingName = PoolingName.lse  # of a caption's word scores to one score
+    coding: CodingName = CodingName.vha  # hard (vha, tha) or soft (vsa) assignment, or cross-attention (t2i)
+    alpha: float = 0.1  # temperature of vsa's attention
+    pooling: PoolingName = PoolingName.lse  # of a caption's word scores (tha, vsa: region scores) to one score
     beta: float = 0.1  # temperature of the softmax and lse poolings
     image: ImageConfig = field(default_factory=ImageConfig)
     text: TextConfig = field(default_factory=TextConfig)
@@ -64,6 +73,7 @@ class DataConfig:
     """The training data and its augmentation."""
 
     vocab: str | None = None  # SCAN's vocabulary file (bigru); null looks beside the data, then builds one
+    cache: CacheName = CacheName.auto  # where training features lie: a mapped file, memory, or the device
     region_keep: float = 0.8  # probability that a region stays in a training step
     token_change: float = 0.2  # probability that a word is masked, replaced or removed in a training step
     workers: int = 0  # processes that read and augment; 0 reads in the training process
@@ -74,13 +84,17 @@ class TrainConfig:
     """The optimisation."""
 
     epochs: int = 25  # passes over the training captions
-    batch_size: int = 128  # pairs in a step
+    batch_size: int = 128  # pairs in a step, of all processes together
     lr: float = 5e-4  # learning rate of AdamW
-    lr_decay: float = 0.1  # factor on the learning rate from lr_decay_epoch on
-    lr_decay_epoch: int = 15  # first epoch, counted from 0, with the smaller learning rate
+    schedule: ScheduleName = ScheduleName.step  # one step down, or half a cosine from lr to 0
+    lr_decay: float = 0.1  # factor on the learning rate from lr_decay_epoch on (step)
+    lr_decay_epoch: int = 15  # first epoch, counted from 0, with the smaller learning rate (step)
     text_lr_factor: float = 0.1  # factor on the learning rate of BERT's own weights
     weight_decay: float = 0.01  # of AdamW
     clip: float = 2.0  # largest norm of the gradient
+    precision: PrecisionName = PrecisionName.fp32  # of matrix products; bf16 and fp16 keep weights in fp32
+    accumulate: int = 1  # parts in which the encoders take a step's pairs; negatives are those of the whole step
+    patience: int | None = None  # epochs without a better dev rsum after which training stops; null: never
     seed: int = 2022  # of the initial weights, the order and the augmentation
 
 
@@ -100,6 +114,7 @@ _NOT_NEGATIVE: Rule = (lambda value: value >= 0, "0 or more")
 _PROBABILITY: Rule = (lambda value: 0 <= value <= 1, "from 0 to 1")
 _RANGES: dict[str, Rule] = {
     "model.dim": (lambda value: value > 0 and value % 8 == 0, "a positive multiple of 8"),
+    "model.alpha": _POSITIVE,
     "model.beta": _POSITIVE,
     "model.image.dim": (lambda value: value is None or value > 0, "null or above 0"),
     "model.text.word_dim": _POSITIVE,
@@ -117,6 +132,8 @@ _RANGES: dict[str, Rule] = {
     "train.text_lr_factor": _NOT_NEGATIVE,
     "train.weight_decay": _NOT_NEGATIVE,
     "train.clip": _POSITIVE,
+    "train.accumulate": _POSITIVE,
+    "train.patience": (lambda value: value is None or value > 0, "null or above 0"),
     "train.seed": _NOT_NEGATIVE,
 }
 

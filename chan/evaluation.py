@@ -1,22 +1,32 @@
-"""Encode a split once, score all its images against all its captions, measure recall."""
+"""Encode a split once, score its images against its captions, measure recall: whole or in folds.
+
+Shapes: N images, C captions of a split, R regions, W words, D joint dimension.
+"""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from chan import recall
+from chan.intervals import Intervals, bootstrap
 from chan.model import Chan
 from chan.packing import Packed, join
-from chan.recall import RetrievalRecall
-from chan.scoring import score_matrix
+from chan.recall import Ranking, RetrievalRecall
 from chan.splits import FeatureSplit, caption_batch, image_batch, read_captions
 from chan.word_ids import CaptionReader
+from data_tools.captions import Split
 from data_tools.console import Progress
+from data_tools.errors import InputError, UsageError
 
 BATCH = 128  # images or captions encoded at a time
+
+BlockScorer = Callable[[range, Tensor], Tensor]
+"""From consecutive images and (c,) int64 captions to their (images, captions) scores."""
 
 
 @torch.inference_mode()
@@ -45,16 +55,98 @@ def encode(
 
 @torch.inference_mode()
 def score_split(model: Chan, opened: FeatureSplit, reader: CaptionReader, device: torch.device) -> Tensor:
-    """(images, captions) float32 scores of a split, on `device`, in the order of the split's files."""
-    regions, words = encode(model, opened, reader, device)
-    return score_matrix(regions, words, model.score)
+    """(N, C) float32 scores of a split, on `device`, in the order of the split's files."""
+    return score(model, *encode(model, opened, reader, device))
+
+
+@torch.inference_mode()
+def score(model: Chan, regions: Packed, words: Packed) -> Tensor:
+    """(N, C) float32 scores of the embeddings of `encode`."""
+    return model.score(regions, words)
 
 
 def recall_of(scores: Tensor, opened: FeatureSplit) -> RetrievalRecall:
-    """Recall of a split's (images, captions) scores."""
+    """Recall of a split's (N, C) scores."""
     return recall.measure(scores, torch.from_numpy(opened.split.caption_images))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation came to: recall, averaged over the folds, and its 95 % intervals."""
+
+    folds: int
+    recall: RetrievalRecall
+    intervals: Intervals
+
+
+def of_matrix(scores: Tensor) -> BlockScorer:
+    """The blocks of a score matrix (N, C)."""
+    return lambda images, captions: scores[images.start : images.stop, captions.to(scores.device)]
+
+
+def of_embeddings(model: Chan, regions: Packed, words: Packed) -> BlockScorer:
+    """The blocks of a matrix that is not computed outside them."""
+    return lambda images, captions: model.score(regions.slice(images.start, images.stop), words.take(captions))
+
+
+@torch.inference_mode()
+def evaluate(split: Split, folds: int, scorer: BlockScorer, seed: int) -> Evaluation:
+    """Measure recall in `folds` consecutive parts of a split's images, and average it over them.
+
+    Args:
+        split: the split.
+        folds: 1 for the whole; 5 on COCO's 5,000 test images is the published 1K protocol.
+        scorer: of `of_matrix` or `of_embeddings`.
+        seed: of the bootstrap.
+
+    Raises:
+        UsageError: the images cannot be cut into so many equal parts.
+    """
+    images = len(split.image_ids)
+    if folds < 1 or images % folds:
+        raise UsageError(f"--folds {folds}: split {split.name} has {images} images, which it must divide")
+    caption_images, size = torch.from_numpy(split.caption_images), images // folds
+    rankings = []
+    for first in range(0, images, size):
+        captions = ((caption_images >= first) & (caption_images < first + size)).nonzero().squeeze(1)
+        block = scorer(range(first, first + size), captions)
+        rankings.append(recall.rank(block, caption_images[captions] - first))
+    parts = [ranking.recall() for ranking in rankings]
+    return Evaluation(folds, recall.average(parts), bootstrap(Ranking.joined(rankings, size), seed))
+
+
+def load_scores(path: Path, split: Split) -> Tensor:
+    """A score matrix (N, C) that `chan evaluate --scores` wrote.
+
+    Raises:
+        InputError: the file is no NumPy array, or not of the split's shape.
+    """
+    try:
+        scores = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a NumPy array file: {error}") from None
+    expected = (len(split.image_ids), len(split.captions))
+    if getattr(scores, "shape", None) != expected or scores.dtype.kind != "f":
+        found = f"{scores.dtype} {scores.shape}" if isinstance(scores, np.ndarray) else "an archive of arrays"
+        raise InputError(f"{path}: expected floats of shape {expected} for split {split.name}, found {found}")
+    return torch.from_numpy(scores).float()
 
 
 def as_document(result: RetrievalRecall) -> dict[str, Any]:
     """The numbers as nested plain data: rsum, i2t and t2i, each r1, r5, r10, medr and meanr."""
     return {"rsum": result.rsum, **asdict(result)}
+
+
+def as_table(result: RetrievalRecall, intervals: Intervals | None = None) -> str:
+    """Recall in both directions for people, with the intervals below each number where they are given."""
+    lines = [f"{'':14}{'R@1':>12}{'R@5':>12}{'R@10':>12}{'MedR':>7}{'MeanR':>8}"]
+    for name, key, side in (("image to text", "i2t", result.i2t), ("text to image", "t2i", result.t2i)):
+        recalls = f"{side.r1:12.1f}{side.r5:12.1f}{side.r10:12.1f}"
+        lines.append(f"{name:14}{recalls}{side.medr:7.0f}{side.meanr:8.1f}")
+        if intervals is not None:
+            bounds = (getattr(getattr(intervals, key), at) for at in ("r1", "r5", "r10"))
+            lines.append(f"{'  95 %':14}" + "".join(f"{f'{low:.1f}-{high:.1f}':>12}" for low, high in bounds))
+    rsum = f"rsum {result.rsum:.1f}"
+    if intervals is not None:
+        rsum += f" (95 %: {intervals.rsum[0]:.1f}-{intervals.rsum[1]:.1f})"
+    return "\n".join([*lines, rsum])

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from chan.evaluation import encode
+from chan.hard_assignment import best_keys
 from chan.model import Chan
 from chan.packing import Packed
-from chan.scoring import best_regions, score_matrix
 from chan.splits import FeatureSplit
 from chan.word_ids import CaptionReader
 from data_tools.errors import InputError
@@ -94,7 +94,7 @@ def explain(
     rows = []
     for caption in chosen:
         embedded = words.slice(caption, caption + 1)
-        scores = score_matrix(regions, embedded, model.score)[:, 0]
+        scores = model.score(regions, embedded)[:, 0]
         spelled = reader.words([opened.split.captions[caption]])[0]
         pieces = _piece_positions([ids for _, ids in spelled], len(reader.prefix))
         content = [place for place, (word, _) in enumerate(spelled) if is_content_word(word)]
@@ -117,7 +117,7 @@ def picked_regions(image: Packed, caption: Packed, words: list[list[int]]) -> li
         caption: the (L, D) embeddings of one caption.
         words: the positions among the L of each word.
     """
-    similarity, winner = (values[:, 0] for values in best_regions(image, caption))
+    similarity, winner = (values[:, 0] for values in best_keys(caption.rows, image))
     return [int(winner[max(pieces, key=lambda piece: _value(similarity, piece))]) for pieces in words]
 
 

@@ -18,6 +18,12 @@ def l2_normalise(rows: Tensor) -> Tensor:
     return rows / (rows.norm(dim=-1, keepdim=True) + 1e-8)
 
 
+def embedding(rows: Tensor, normalise: bool) -> Tensor:
+    """The rows that an encoder gives away: never in half precision, of unit length with `normalise`."""
+    rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
+    return l2_normalise(rows) if normalise else rows
+
+
 class ImageEncoder(nn.Module):
     """Projects region features to the joint space, relates the regions of an image, normalises.
 
@@ -25,10 +31,12 @@ class ImageEncoder(nn.Module):
         feature_dim: F.
         dim: D, a multiple of 8 unless `encoder` is basic.
         encoder: basic (the projection alone), selfattention or transformer.
+        normalise: whether embeddings get unit length.
     """
 
-    def __init__(self, feature_dim: int, dim: int, encoder: str) -> None:
+    def __init__(self, feature_dim: int, dim: int, encoder: str, normalise: bool = True) -> None:
         super().__init__()
+        self.normalise = normalise
         self.fc = nn.Linear(feature_dim, dim)
         nn.init.xavier_uniform_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
@@ -37,11 +45,11 @@ class ImageEncoder(nn.Module):
             self.feedforward = {"selfattention": SelfAttention, "transformer": Transformer}[encoder](dim)
 
     def forward(self, images: Packed) -> Packed:
-        """Features (R, F) of any floating type to unit embeddings (R, D)."""
+        """Features (R, F) of any floating type to embeddings (R, D)."""
         regions = images.with_rows(self.fc(images.rows.to(self.fc.weight.dtype)))
         if self.feedforward is not None:
             regions = self.feedforward(regions)
-        return regions.with_rows(l2_normalise(regions.rows))
+        return regions.with_rows(embedding(regions.rows, self.normalise))
 
 
 class SelfAttention(nn.Module):

@@ -1,4 +1,6 @@
-"""AdamW with a step down, BERT's own weights slower than the rest."""
+"""AdamW with a step down or half a cosine, BERT's own weights slower than the rest."""
+
+import math
 
 from torch.optim import AdamW
 
@@ -17,9 +19,17 @@ def make_optimizer(model: Chan, lr: float, text_lr_factor: float, weight_decay: 
     return AdamW(groups, lr=lr, weight_decay=weight_decay)
 
 
-def set_learning_rate(optimizer: AdamW, lr: float, decay: float, decay_epoch: int, epoch: int) -> float:
-    """Set every group's rate for an epoch, counted from 0, and return that of the new weights."""
-    rate = lr * decay if epoch >= decay_epoch else lr
+def step_down(lr: float, decay: float, decay_epoch: int, epoch: int) -> float:
+    """The rate of an epoch, counted from 0: `lr`, and from `decay_epoch` on `decay` times that."""
+    return lr * decay if epoch >= decay_epoch else lr
+
+
+def half_cosine(lr: float, done: float) -> float:
+    """The rate after the share `done`, 0 to 1, of all steps: from `lr` down to 0 (Loshchilov and Hutter 2017)."""
+    return lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def set_learning_rate(optimizer: AdamW, rate: float) -> None:
+    """Set every group's rate; `rate` is that of the new weights."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
-    return rate

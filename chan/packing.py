@@ -45,11 +45,16 @@ class Packed:
 
     def sorted_by_length(self) -> tuple["Packed", Tensor]:
         """The sequences from short to long, and (B,) int64: which one now stands in each place."""
-        lengths, order = self.lengths.sort(stable=True)
+        order = self.lengths.argsort(stable=True)
+        return self.take(order), order
+
+    def take(self, order: Tensor) -> "Packed":
+        """The sequences at the positions `order` (n,) int64, in that order, copied."""
+        lengths = self.lengths[order]
         offsets = offsets_of(lengths)
         shifts = self.offsets[order] - offsets[:-1]
         source = torch.arange(int(offsets[-1])) + shifts.repeat_interleave(lengths)
-        return Packed(self.rows.index_select(0, source.to(self.rows.device)), offsets), order
+        return Packed(self.rows.index_select(0, source.to(self.rows.device)), offsets)
 
     def padded_places(self) -> Tensor:
         """(N,) int64: where each row stands in a padded (B * L) layout."""

@@ -1,6 +1,7 @@
-"""Poolings: one number from the values of a caption's words (CHAN, section 3.3).
+"""Poolings: one number from the values of a caption's words, or of an image's regions (CHAN, section 3.3).
 
-Shapes: B captions, N values of all captions together, C columns (one an image), L values of one caption.
+Shapes: B sequences, N values of all sequences together, C columns (one for each candidate), L values of one
+sequence.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from torch import Tensor
 from chan.packing import Packed, equal_runs
 
 Pooling = Callable[[Tensor], Tensor]
-"""Reduces (B, L, C) to (B, C); every value counts, since captions of one length come together."""
+"""Reduces (B, L, C) to (B, C); every value counts, since sequences of one length come together."""
 
 
 def maximum(values: Tensor) -> Tensor:
@@ -41,7 +42,11 @@ def log_sum_exp(values: Tensor, beta: float) -> Tensor:
 
 
 def make_pooling(name: str, beta: float) -> Pooling:
-    """The pooling called `name` (max, mean, sum, softmax or lse) at temperature `beta`."""
+    """The pooling called `name` (max, mean, sum, softmax or lse) at temperature `beta`.
+
+    Raises:
+        ValueError: there is no pooling of that name.
+    """
     poolings: dict[str, Pooling] = {
         "max": maximum,
         "mean": mean,
@@ -49,11 +54,13 @@ def make_pooling(name: str, beta: float) -> Pooling:
         "softmax": partial(softmax_weighted, beta=beta),
         "lse": partial(log_sum_exp, beta=beta),
     }
+    if name not in poolings:
+        raise ValueError(f"pooling {name!r}: expected one of {', '.join(poolings)}")
     return poolings[name]
 
 
 def pool(values: Tensor, offsets: Tensor, pooling: Pooling) -> Tensor:
-    """(B, C): `pooling` of packed values (N, C), caption by caption, captions of one length at a time."""
+    """(B, C): `pooling` of packed values (N, C), sequence by sequence, those of one length at a time."""
     packed, order = Packed(values, offsets).sorted_by_length()
     pooled = [
         pooling(packed.rows[run.rows].unflatten(0, (run.count, run.length))) for run in equal_runs(packed.offsets)

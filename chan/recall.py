@@ -6,7 +6,8 @@ NaN counts against the model, so that a constant score never looks good. It is 0
 Shapes: N images, C captions; `scores` is (N, C).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
@@ -46,16 +47,61 @@ class RetrievalRecall:
         return sum(side.r1 + side.r5 + side.r10 for side in (self.i2t, self.t2i))
 
 
-def measure(scores: Tensor, caption_images: Tensor) -> RetrievalRecall:
-    """Recall of a score matrix.
+@dataclass(frozen=True)
+class Ranking:
+    """0-based ranks of all queries of a split.
+
+    Attributes:
+        i2t: (images with captions,) int64.
+        images: the image of each of them, int64.
+        t2i: (C,) int64.
+        caption_images: (C,) int64, the image of each caption.
+    """
+
+    i2t: Tensor
+    images: Tensor
+    t2i: Tensor
+    caption_images: Tensor
+
+    def recall(self) -> RetrievalRecall:
+        """Recall in both directions."""
+        return RetrievalRecall(Recall.of_ranks(self.i2t), Recall.of_ranks(self.t2i))
+
+    @classmethod
+    def joined(cls, folds: Sequence["Ranking"], size: int) -> "Ranking":
+        """The queries of consecutive folds of `size` images, each ranked within its fold."""
+        return cls(
+            torch.cat([fold.i2t for fold in folds]),
+            torch.cat([fold.images + number * size for number, fold in enumerate(folds)]),
+            torch.cat([fold.t2i for fold in folds]),
+            torch.cat([fold.caption_images + number * size for number, fold in enumerate(folds)]),
+        )
+
+
+def rank(scores: Tensor, caption_images: Tensor) -> Ranking:
+    """The ranks in a score matrix.
 
     Args:
         scores: (N, C) on any device.
         caption_images: (C,) int64, the image of each caption; images may have any number of captions.
     """
     caption_images = caption_images.to(scores.device)
-    i2t = caption_ranks(scores, caption_images)
-    return RetrievalRecall(Recall.of_ranks(i2t), Recall.of_ranks(image_ranks(scores, caption_images)))
+    i2t, t2i = caption_ranks(scores, caption_images), image_ranks(scores, caption_images)
+    return Ranking(i2t, caption_images.unique(), t2i, caption_images)
+
+
+def measure(scores: Tensor, caption_images: Tensor) -> RetrievalRecall:
+    """Recall of a score matrix; arguments as for `rank`."""
+    return rank(scores, caption_images).recall()
+
+
+def average(parts: Sequence[RetrievalRecall]) -> RetrievalRecall:
+    """Every number averaged over folds, as in COCO's 1K protocol."""
+
+    def side(recalls: list[Recall]) -> Recall:
+        return Recall(*(sum(values) / len(values) for values in zip(*map(astuple, recalls), strict=True)))
+
+    return RetrievalRecall(side([part.i2t for part in parts]), side([part.t2i for part in parts]))
 
 
 def image_ranks(scores: Tensor, caption_images: Tensor) -> Tensor:

@@ -1,118 +1,189 @@
 """Scores of images against captions: code the similarities of regions and words, then pool what remains.
 
-A score is a coding followed by a pooling (CHAN, section 3). Visual hard assignment, the paper's coding,
-keeps for each word its best region of the image; another coding would yield other packed values and share
-the poolings and the tiles.
+A score is a coding followed by a pooling (CHAN, section 3). The codings, by their names here:
 
-Shapes: B_i images, B_t captions, R regions of all images, W words of all captions, D joint dimension.
+vha   for each word its most similar region: visual hard assignment, the paper's
+tha   for each region its most similar word: textual hard assignment
+vsa   for each region its cosine with the words it attends to, softmax(similarity / alpha): soft assignment
+t2i   for each word its cosine with the regions it attends to: SCAN's cross-attention (pooled by its mean there)
+
+No tensor of images x captions x regions x words is kept by any of them. Hard assignment keeps the winners
+(`chan.hard_assignment`); the soft codings are computed in tiles that the backward pass computes again.
+
+Shapes: B_i images, B_t captions, M regions of all images, T words of all captions, D joint dimension.
 """
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
+from torch.utils.checkpoint import checkpoint
 
-from chan.packing import EqualRun, Packed, equal_runs, offsets_of
-from chan.pooling import Pooling, pool
+from chan.hard_assignment import best_similarities
+from chan.packing import Packed
+from chan.pooling import Pooling, make_pooling, pool
+from chan.soft_assignment import attended_regions, attended_words
 
 Scorer = Callable[[Packed, Packed], Tensor]
-SIMILARITIES = 1 << 20  # in one tile of words x regions: 4 MiB, so that the maximum is taken in the cache
+CODINGS = ("vha", "tha", "vsa", "t2i")
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 REGIONS = 1 << 12  # of an image tile: wide enough for an efficient matrix product
-CAPTIONS = 512  # of a caption tile in `score_matrix`
+CAPTIONS = 512  # of a caption tile
+SOFT_SIMILARITIES = 1 << 22  # in a tile of a soft coding: 16 MiB, of which it holds about eight
 
 
-def visual_hard_assignment(images: Packed, captions: Packed, pooling: Pooling) -> Tensor:
-    """(B_i, B_t) scores: each word's best cosine over the image's regions, pooled over the words.
+@dataclass(frozen=True)
+class Scoring:
+    """What makes a score of embeddings; for the meaning of the fields see `pairwise_scores`."""
 
-    Args:
-        images: (R, D) regions, normalised.
-        captions: (W, D) words, normalised.
-        pooling: reduces the word scores of one caption.
-    """
-    return pool(best_regions(images, captions)[0], captions.offsets, pooling).T
+    coding: str = "vha"
+    pooling: str = "lse"
+    alpha: float = 0.1
+    beta: float = 0.1
 
-
-def best_regions(images: Packed, captions: Packed) -> tuple[Tensor, Tensor]:
-    """For each word and image the best similarity and the region that has it (VHA, CHAN section 3.2).
-
-    Returns:
-        (W, B_i) similarities, differentiable, and (W, B_i) int64 positions of regions within their image.
-        Of equal regions any one may be named; the gradient goes to that one.
-    """
-    if images.is_even():
-        ordered, place = images, None
-    else:
-        ordered, order = images.sorted_by_length()
-        place = order.argsort().to(images.rows.device)
-    best, winner = _BestRegion.apply(captions.rows, ordered.rows, equal_runs(ordered.offsets))
-    winner = winner - ordered.offsets[:-1].to(winner.device)
-    if place is None:
-        return best, winner
-    return best.index_select(1, place), winner.index_select(1, place)
-
-
-class _BestRegion(torch.autograd.Function):
-    """Maximum over each image's regions, remembering only which one won.
-
-    The similarities themselves, (W, R), live one tile at a time. In the backward pass each pair of word and
-    image whose gradient is not zero adds one region to the word and one word to the region: weighted sums
-    over bags of rows, where autograd of a dense maximum would multiply by a (W, R) matrix of mostly zeros.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, words: Tensor, regions: Tensor, runs: list[EqualRun]) -> tuple[Tensor, Tensor]:
-        images = runs[-1].first + runs[-1].count
-        best = words.new_empty(len(words), images)
-        winner = torch.empty(len(words), images, dtype=torch.int64, device=words.device)
-        step = max(1, SIMILARITIES // len(regions))
-        for first in range(0, len(words), step):
-            tile = slice(first, first + step)
-            similarity = words[tile] @ regions.T  # in this order the regions of an image are contiguous
-            for run in runs:
-                block = similarity[:, run.rows].unflatten(1, (run.count, run.length))
-                value, index = block.max(2)
-                starts = torch.arange(run.count, device=index.device) * run.length + run.first_row
-                best[tile, run.sequences] = value
-                winner[tile, run.sequences] = index + starts
-        ctx.save_for_backward(words, regions, winner.int())
-        ctx.mark_non_differentiable(winner)
-        return best, winner
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        words, regions, winner = ctx.saved_tensors
-        gradient = gradients[0].contiguous()
-        pairs = gradient.flatten().nonzero().squeeze(1)  # ordered by word, as the bags of words must be
-        weight = gradient.flatten()[pairs]
-        region, word = winner.flatten()[pairs].long(), pairs // gradient.shape[1]
-        by_region = region.argsort(stable=True)
-        of_words = _weighted_bags(regions, region, weight, word.bincount(minlength=len(words)))
-        of_regions = _weighted_bags(
-            words, word[by_region], weight[by_region], region.bincount(minlength=len(regions))
+    def __call__(self, images: Packed, captions: Packed, precision: str = "float32") -> Tensor:
+        """(B_i, B_t) scores of regions (M, D) and words (T, D)."""
+        return pairwise_scores(
+            images.rows,
+            images.offsets,
+            captions.rows,
+            captions.offsets,
+            coding=self.coding,
+            pooling=self.pooling,
+            alpha=self.alpha,
+            beta=self.beta,
+            precision=precision,
         )
-        return of_words, of_regions, None
 
 
-def _weighted_bags(rows: Tensor, index: Tensor, weight: Tensor, sizes: Tensor) -> Tensor:
-    """(bags, D): sums of weight * rows[index], over consecutive bags of these sizes."""
-    return embedding_bag(index, rows, offsets_of(sizes)[:-1], mode="sum", per_sample_weights=weight)
+def pairwise_scores(
+    regions: Tensor,
+    region_offsets: Tensor,
+    words: Tensor,
+    word_offsets: Tensor,
+    *,
+    coding: str = "vha",
+    pooling: str = "lse",
+    alpha: float = 0.1,
+    beta: float = 0.1,
+    precision: str = "float32",
+) -> Tensor:
+    """(B_i, B_t) scores of all images against all captions, differentiable by regions and words.
 
-
-def score_matrix(images: Packed, captions: Packed, scorer: Scorer) -> Tensor:
-    """(B_i, B_t) scores, computed tile by tile so that memory grows only with the result.
+    >>> regions, words = torch.eye(3), torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.6, 0.8]])
+    >>> ends = torch.tensor([0, 1, 3])  # one region, then two; one word, then one
+    >>> pairwise_scores(regions, ends, words, torch.tensor([0, 1, 2]), pooling="mean")
+    tensor([[1.0000, 0.0000],
+            [0.0000, 0.8000]])
 
     Args:
-        images: (R, D) regions.
-        captions: (W, D) words on the same device.
-        scorer: gives the scores of the images and captions of a tile.
+        regions: (M, D) of unit length; image i has the rows `region_offsets[i]:region_offsets[i + 1]`.
+        region_offsets: (B_i + 1,) int64, rising from 0 to M: every image has a region.
+        words: (T, D) of unit length, likewise.
+        word_offsets: (B_t + 1,) int64.
+        coding: vha, tha, vsa or t2i, as above.
+        pooling: max, mean, sum, softmax or lse, over words (vha, t2i) or regions (tha, vsa).
+        alpha: temperature of vsa's attention.
+        beta: temperature of the softmax and lse poolings.
+        precision: of the products of regions and words: float32 (rows in float64 stay so), bfloat16 or
+            float16. All else is computed, and returned, in the rows' type, half precision raised to float32.
+
+    Raises:
+        ValueError: an unknown name, or offsets that do not fit the rows.
     """
+    if coding not in CODINGS:
+        raise ValueError(f"coding {coding!r}: expected one of {', '.join(CODINGS)}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+    images, captions = _packed(regions, region_offsets, "region"), _packed(words, word_offsets, "word")
+    kind, reduce = PRECISIONS[precision], make_pooling(pooling, beta)
+
+    def tile_scores(some_images: Packed, some_captions: Packed) -> Tensor:
+        return _scores(some_images, some_captions, coding, reduce, alpha, kind)
+
+    wants_gradient = torch.is_grad_enabled() and (regions.requires_grad or words.requires_grad)
+    soft = coding in ("vsa", "t2i")
+    if not wants_gradient:
+        return _by_tiles(images, captions, tile_scores, soft)
+    if soft:
+        return _by_recomputed_tiles(images, captions, tile_scores)
+    return tile_scores(images, captions)
+
+
+def _packed(rows: Tensor, offsets: Tensor, what: str) -> Packed:
+    """Rows with offsets on the CPU, after checking that they fit one another."""
+    offsets = offsets.cpu()
+    lengths = offsets.diff()
+    if offsets[0] != 0 or offsets[-1] != len(rows) or not len(lengths) or bool((lengths < 1).any()):
+        raise ValueError(f"{what}_offsets must rise from 0 to {len(rows)}, by at least 1 a step")
+    if rows.dtype in (torch.bfloat16, torch.float16):
+        rows = rows.float()
+    return Packed(rows, offsets)
+
+
+def _scores(
+    images: Packed,
+    captions: Packed,
+    coding: str,
+    pooling: Pooling,
+    alpha: float,
+    precision: torch.dtype | None,
+) -> Tensor:
+    """(B_i, B_t) scores of one tile."""
+    if coding == "vha":
+        return pool(best_similarities(captions.rows, images, precision), captions.offsets, pooling).T
+    if coding == "tha":
+        return pool(best_similarities(images.rows, captions, precision), images.offsets, pooling)
+    if coding == "vsa":
+        ordered, order = captions.sorted_by_length()
+        scores = pool(attended_words(images, ordered, alpha, precision), images.offsets, pooling)
+        return scores.index_select(1, order.argsort().to(scores.device))
+    ordered, order = captions.sorted_by_length()
+    by_size, image_order = images.sorted_by_length()
+    scores = pool(attended_regions(by_size, ordered, precision), ordered.offsets, pooling)
+    scores = scores.index_select(0, order.argsort().to(scores.device))
+    return scores.index_select(1, image_order.argsort().to(scores.device)).T
+
+
+def _by_tiles(images: Packed, captions: Packed, scorer: Scorer, soft: bool) -> Tensor:
+    """(B_i, B_t) scores, computed tile by tile so that memory grows only with the result."""
     scores = images.rows.new_empty(len(images), len(captions))
-    step = max(1, REGIONS // int(images.lengths.max()))
+    step, width = _soft_tile(images, captions) if soft else (_images_in(images, REGIONS), CAPTIONS)
     for first in range(0, len(images), step):
         tile = images.slice(first, min(first + step, len(images)))
-        for start in range(0, len(captions), CAPTIONS):
-            stop = min(start + CAPTIONS, len(captions))
+        for start in range(0, len(captions), width):
+            stop = min(start + width, len(captions))
             scores[first : first + step, start:stop] = scorer(tile, captions.slice(start, stop))
     return scores
+
+
+def _by_recomputed_tiles(images: Packed, captions: Packed, scorer: Scorer) -> Tensor:
+    """The same for the soft codings, differentiable: the backward pass computes each tile once more."""
+    step, width = _soft_tile(images, captions)
+
+    def recomputed(tile: Packed, part: Packed) -> Tensor:
+        def from_rows(regions: Tensor, words: Tensor) -> Tensor:
+            return scorer(tile.with_rows(regions), part.with_rows(words))
+
+        return checkpoint(from_rows, tile.rows, part.rows, use_reentrant=False, preserve_rng_state=False)
+
+    rows = []
+    for first in range(0, len(images), step):
+        tile = images.slice(first, min(first + step, len(images)))
+        starts = range(0, len(captions), width)
+        parts = [captions.slice(start, min(start + width, len(captions))) for start in starts]
+        rows.append(torch.cat([recomputed(tile, part) for part in parts], 1))
+    return torch.cat(rows)
+
+
+def _soft_tile(images: Packed, captions: Packed) -> tuple[int, int]:
+    """Images and captions of a tile with about `SOFT_SIMILARITIES` products."""
+    words = max(1, min(int(captions.offsets[-1]), CAPTIONS * int(captions.lengths.max())))
+    step = _images_in(images, max(1, SOFT_SIMILARITIES // words))
+    regions = step * int(images.lengths.max())
+    return step, max(1, SOFT_SIMILARITIES // (regions * int(captions.lengths.max())))
+
+
+def _images_in(images: Packed, regions: int) -> int:
+    return max(1, regions // int(images.lengths.max()))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from chan.image_encoders import l2_normalise
+from chan.image_encoders import embedding
 from chan.packing import Packed
 
 if TYPE_CHECKING:
@@ -24,23 +24,26 @@ class BiGRUEncoder(nn.Module):
         words: size of the vocabulary.
         word_dim: E.
         dim: D, also the hidden size of each direction.
+        normalise: whether embeddings get unit length.
     """
 
-    def __init__(self, words: int, word_dim: int, dim: int) -> None:
+    def __init__(self, words: int, word_dim: int, dim: int, normalise: bool = True) -> None:
         super().__init__()
+        self.normalise = normalise
         self.embed = nn.Embedding(words, word_dim)
         nn.init.xavier_uniform_(self.embed.weight)
         self.rnn = nn.GRU(word_dim, dim, bidirectional=True)
 
     def forward(self, captions: Packed) -> Packed:
-        """Ids (W,) to unit embeddings (W, D)."""
+        """Ids (W,) to embeddings (W, D)."""
         order, batch_sizes = step_order(captions.offsets)
         order = order.to(captions.rows.device)
         vectors = self.embed(captions.rows.index_select(0, order))
-        out = self.rnn(PackedSequence(vectors, batch_sizes))[0].data
+        with torch.autocast(vectors.device.type, enabled=False):  # a recurrence piles up its rounding
+            out = self.rnn(PackedSequence(vectors, batch_sizes))[0].data
         forwards, backwards = out.chunk(2, dim=1)
         both = ((forwards + backwards) / 2).index_select(0, order.argsort())
-        return captions.with_rows(l2_normalise(both))
+        return captions.with_rows(embedding(both, self.normalise))
 
 
 def step_order(offsets: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,21 +64,25 @@ class BertEncoder(nn.Module):
     """BERT's last hidden states, projected to the joint space, normalised.
 
     Args:
-        bert: a transformers encoder whose padding id is 0, with its own weights or random ones.
+        bert: a transformers encoder, with its own weights or random ones. Its pooler, which no word passes, goes.
         dim: D.
+        normalise: whether embeddings get unit length.
     """
 
-    def __init__(self, bert: "PreTrainedModel", dim: int) -> None:
+    def __init__(self, bert: "PreTrainedModel", dim: int, normalise: bool = True) -> None:
         super().__init__()
-        self.bert = bert
+        self.bert, self.normalise = bert, normalise
+        if getattr(bert, "pooler", None) is not None:
+            bert.pooler = None
         self.linear = nn.Linear(bert.config.hidden_size, dim)
 
     def forward(self, captions: Packed) -> Packed:
-        """Ids (W,) to unit embeddings (W, D)."""
+        """Ids (W,) to embeddings (W, D)."""
         places = captions.padded_places().to(captions.rows.device)
         longest = int(captions.lengths.max())
-        ids = captions.rows.new_zeros(len(captions) * longest)
+        ids = captions.rows.new_full((len(captions) * longest,), self.bert.config.pad_token_id or 0)
         ids = ids.index_copy(0, places, captions.rows).unflatten(0, (len(captions), longest))
-        hidden = self.bert(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
+        valid = (torch.arange(longest) < captions.lengths[:, None]).long().to(ids.device)
+        hidden = self.bert(input_ids=ids, attention_mask=valid).last_hidden_state
         words = hidden.flatten(0, 1).index_select(0, places)
-        return captions.with_rows(l2_normalise(self.linear(words)))
+        return captions.with_rows(embedding(self.linear(words), self.normalise))

@@ -3,6 +3,8 @@ from pathlib import Path
 import torch
 
 from chan.batches import Batch, TrainingPairs, epoch_order, training_batches
+from chan.feature_cache import make_cache
+from chan.packing import join
 from chan.splits import open_split
 from chan.word_ids import VocabularyReader
 from data_tools.vocabulary import Vocabulary
@@ -33,8 +35,9 @@ def test_few_captions_make_one_batch() -> None:
 
 def test_workers_change_nothing(dataset: Path) -> None:
     pairs = make_pairs(dataset)
-    alone = list(training_batches(pairs, 2, 16, workers=0, device=CPU))
-    shared = list(training_batches(pairs, 2, 16, workers=2, device=CPU))
+    steps = epoch_order(len(pairs), 16, seed=3, epoch=2)
+    alone = list(training_batches(pairs, 2, steps, workers=0, device=CPU))
+    shared = list(training_batches(pairs, 2, steps, workers=2, device=CPU))
     assert len(alone) == len(shared) == 3
     for one, other in zip(alone, shared, strict=True):
         assert torch.equal(one.image_of_pair, other.image_of_pair)
@@ -57,3 +60,43 @@ def test_a_pair_is_an_image_and_its_caption(dataset: Path) -> None:
     assert torch.equal(regions, torch.from_numpy(pairs.opened.regions(1)))
     words = pairs.reader.words([pairs.opened.split.captions[7]])[0]
     assert ids.tolist() == [index for _, own in words for index in own]
+
+
+def test_a_cache_changes_nothing(dataset: Path) -> None:
+    pairs, steps = make_pairs(dataset), epoch_order(60, 16, seed=3, epoch=2)
+    mapped = list(training_batches(pairs, 2, steps, workers=0, device=CPU))
+    for kind in ("memory", "device"):
+        cache = make_cache(pairs.opened, kind, CPU)
+        assert cache is not None
+        cached = TrainingPairs(pairs.opened, pairs.reader, 0.8, 0.2, seed=3, cache_starts=cache.starts)
+        for workers in (0, 2):
+            batches = list(training_batches(cached, 2, steps, workers=workers, device=CPU, cache=cache))
+            for one, other in zip(mapped, batches, strict=True):
+                assert all(torch.equal(a, b) for a, b in zip(parts(one), parts(other), strict=True))
+
+
+def test_auto_leaves_features_in_their_file_where_there_is_no_gpu(dataset: Path) -> None:
+    opened = open_split(dataset, "train", None)
+    assert make_cache(opened, "auto", CPU) is None
+    assert make_cache(opened, "mmap", CPU) is None
+
+
+def test_a_cache_keeps_the_stored_type(flickr8k: Path) -> None:
+    opened = open_split(flickr8k, "dev", None)
+    cache = make_cache(opened, "memory", CPU)
+    assert cache is not None
+    assert cache.rows.dtype == torch.float16
+    assert torch.equal(cache.rows[cache.starts[7] :][:36], torch.from_numpy(opened.regions(7)))
+
+
+def test_the_parts_of_a_batch_are_the_batch(dataset: Path) -> None:
+    batch = next(training_batches(make_pairs(dataset), 0, [list(range(7))], workers=0, device=CPU))
+    split = batch.split(3)
+    assert [len(part.images) for part in split] == [2, 2, 3]
+    for whole, joined in (
+        (batch.images, join([part.images for part in split])),
+        (batch.captions, join([part.captions for part in split])),
+    ):
+        assert torch.equal(whole.rows, joined.rows)
+        assert torch.equal(whole.offsets, joined.offsets)
+    assert torch.equal(batch.image_of_pair, torch.cat([part.image_of_pair for part in split]))

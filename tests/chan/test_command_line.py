@@ -56,6 +56,7 @@ def run(dataset: Path, tiny_config: Path, tmp_path_factory: pytest.TempPathFacto
     done = in_process(*arguments)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("best dev rsum ")
+    assert done.stdout.endswith(f"of 2: {folder / 'best.safetensors'}\n")
     return folder
 
 
@@ -91,6 +92,23 @@ def test_train_resume_evaluate_explain(
     assert set(document["i2t"]) == {"r1", "r5", "r10", "medr", "meanr"}
     matrix = np.load(scores, allow_pickle=False)
     assert (matrix.shape, matrix.dtype) == ((5, 25), np.float32)
+    assert document["folds"] == 1
+    low, high = document["intervals"]["rsum"]
+    assert low <= document["rsum"] <= high
+    folds = json.loads(chan(*evaluate, "--json", "--folds", 5).out)
+    assert (folds["folds"], folds["t2i"]["r1"]) == (5, 100.0)  # each caption has one image to choose
+    assert "average of 5 folds of 1 images" in chan(*evaluate, "--folds", 5).out
+    assert "--folds 2" in chan(*evaluate, "--folds", 2, code=2).err
+    assert "COCO's testall" in chan(*evaluate, "--eccv", code=1).err
+
+    np.save(tmp_path / "other.npy", np.zeros((5, 25), dtype=np.float32))
+    ensemble = ("ensemble", scores, tmp_path / "other.npy", "--data", dataset, "--split", "dev")
+    halved = json.loads(chan(*ensemble, "--json").out)
+    assert halved["rsum"] == document["rsum"]  # the average with a constant ranks as before
+    assert "image to text" in chan(*ensemble).out
+    assert "two models" in chan.complains("ensemble", scores, "--data", dataset, "--split", "dev", code=2)
+    assert "(6, 30)" in chan.complains(*ensemble[:-1], "test", code=1)
+
     table = chan(*evaluate).out
     assert "image to text" in table
     assert f"rsum {document['rsum']:.1f}" in table
@@ -116,5 +134,5 @@ def test_wrong_use_is_one_clear_line(chan: Chan, dataset: Path, tiny_config: Pat
 
 
 def test_help_has_examples(chan: Chan) -> None:
-    for command in ("train", "evaluate", "explain"):
+    for command in ("train", "evaluate", "ensemble", "import", "explain"):
         assert f"Example: chan {command}" in " ".join(chan(command, "--help").out.split())

@@ -7,12 +7,22 @@ import torch
 
 from chan import evaluation
 from chan.config import ModelConfig
-from chan.evaluation import as_document, recall_of, score_split
+from chan.evaluation import (
+    as_document,
+    as_table,
+    evaluate,
+    load_scores,
+    of_embeddings,
+    of_matrix,
+    recall_of,
+    score_split,
+)
 from chan.model import build_model
 from chan.packing import pack
+from chan.recall import measure
 from chan.splits import FeatureSplit, check_dim, open_split
 from chan.word_ids import VocabularyReader
-from data_tools.errors import InputError
+from data_tools.errors import InputError, UsageError
 from data_tools.features import FeatureStore
 from data_tools.vocabulary import Vocabulary
 
@@ -68,3 +78,56 @@ def test_the_document_of_a_perfect_score(opened: FeatureSplit) -> None:
 def test_features_of_another_dimension_are_refused(opened: FeatureSplit) -> None:
     with pytest.raises(InputError, match=r"features\.h5: features of 24 numbers.* expects 2048"):
         check_dim(opened, 2048)
+
+
+def random_scores(opened: FeatureSplit) -> torch.Tensor:
+    shape = len(opened.split.image_ids), len(opened.split.captions)
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_folds_are_the_averages_of_their_parts(opened: FeatureSplit) -> None:
+    scores = random_scores(opened)
+    found = evaluate(opened.split, 3, of_matrix(scores), seed=0)
+    parts = [
+        measure(scores[2 * k : 2 * k + 2, 10 * k : 10 * k + 10], torch.arange(2).repeat_interleave(5))
+        for k in range(3)
+    ]
+    assert found.recall.rsum == pytest.approx(sum(part.rsum for part in parts) / 3)
+    assert found.recall.t2i.medr == pytest.approx(sum(part.t2i.medr for part in parts) / 3)
+    assert found.intervals.rsum[0] <= found.recall.rsum <= found.intervals.rsum[1]
+    assert "95 %" in as_table(found.recall, found.intervals)
+
+
+def test_folds_need_no_matrix(opened: FeatureSplit) -> None:
+    reader = reader_of(opened)
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(dim=16), opened.features.dim, reader, pretrained=False)
+    regions, words = evaluation.encode(model, opened, reader, CPU)
+    scores = evaluation.score(model, regions, words)
+    for folds in (1, 2, 3):
+        blocks = evaluate(opened.split, folds, of_embeddings(model, regions, words), seed=0)
+        assert blocks == evaluate(opened.split, folds, of_matrix(scores), seed=0)
+
+
+def test_folds_must_divide_the_images(opened: FeatureSplit) -> None:
+    with pytest.raises(UsageError, match="--folds 4: split test has 6 images"):
+        evaluate(opened.split, 4, of_matrix(random_scores(opened)), seed=0)
+
+
+def test_scores_of_another_shape_or_kind_are_refused(opened: FeatureSplit, tmp_path: Path) -> None:
+    path = tmp_path / "scores.npy"
+    np.save(path, random_scores(opened).numpy())
+    assert torch.equal(load_scores(path, opened.split), random_scores(opened))
+    np.save(path, np.zeros((30, 6), dtype=np.float32))
+    with pytest.raises(
+        InputError, match=r"expected floats of shape \(6, 30\) for split test, found float32 \(30, 6\)"
+    ):
+        load_scores(path, opened.split)
+    np.save(path, np.array({"npts": 6, "sims": np.zeros((6, 30))}), allow_pickle=True)  # the public code's form
+    with pytest.raises(InputError, match="not a NumPy array file"):
+        load_scores(path, opened.split)
+    np.savez(tmp_path / "many.npz", a=np.zeros(2))
+    with pytest.raises(InputError, match="an archive of arrays"):
+        load_scores(tmp_path / "many.npz", opened.split)
+    with pytest.raises(InputError, match="none"):
+        load_scores(tmp_path / "none.npy", opened.split)

@@ -3,8 +3,8 @@ from transformers import BertConfig, BertModel
 
 from chan.image_encoders import ImageEncoder
 from chan.model import Chan
-from chan.optimisation import make_optimizer, set_learning_rate
-from chan.pooling import make_pooling
+from chan.optimisation import half_cosine, make_optimizer, set_learning_rate, step_down
+from chan.scoring import Scoring
 from chan.text_encoders import BertEncoder, BiGRUEncoder
 
 
@@ -13,13 +13,13 @@ def make(bert: bool) -> Chan:
     if bert:
         sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
         text = BertEncoder(BertModel(BertConfig(vocab_size=10, **sizes)), 8)
-    return Chan(ImageEncoder(6, 8, "basic"), text, make_pooling("mean", 0.1))
+    return Chan(ImageEncoder(6, 8, "basic"), text, Scoring(pooling="mean"))
 
 
 def test_berts_own_weights_learn_slower() -> None:
     model = make(bert=True)
     optimizer = make_optimizer(model, lr=1.0, text_lr_factor=0.1, weight_decay=0.02)
-    set_learning_rate(optimizer, 1.0, 0.5, 3, epoch=3)
+    set_learning_rate(optimizer, step_down(1.0, 0.5, 3, epoch=3))
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     own = {id(p) for p in model.text_encoder.bert.parameters()}
     assert len(rates) == len(list(model.parameters()))
@@ -29,7 +29,8 @@ def test_berts_own_weights_learn_slower() -> None:
 
 
 def test_the_rate_steps_down_at_its_epoch() -> None:
-    optimizer = make_optimizer(make(bert=False), lr=0.2, text_lr_factor=0.1, weight_decay=0.01)
-    rates = [set_learning_rate(optimizer, 0.2, 0.1, 2, epoch) for epoch in range(4)]
-    assert rates == pytest.approx([0.2, 0.2, 0.02, 0.02])
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.02)
+    assert [step_down(0.2, 0.1, 2, epoch) for epoch in range(4)] == pytest.approx([0.2, 0.2, 0.02, 0.02])
+
+
+def test_the_rate_falls_along_a_cosine() -> None:
+    assert [half_cosine(0.4, done) for done in (0, 1 / 3, 0.5, 1)] == pytest.approx([0.4, 0.3, 0.2, 0.0])

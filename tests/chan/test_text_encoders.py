@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
 from chan.packing import pack
 from chan.text_encoders import BertEncoder, BiGRUEncoder, step_order
@@ -84,3 +84,21 @@ def test_bert_takes_the_last_hidden_state() -> None:
     projected = encoder.linear(encoder.bert(ids[None]).last_hidden_state[0])
     expected = projected / projected.norm(dim=1, keepdim=True)
     torch.testing.assert_close(encoder(pack([ids])).rows, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_padding_is_the_encoders_own() -> None:
+    """RoBERTa pads with 1 and counts positions from what is no padding."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    torch.manual_seed(0)
+    encoder = BertEncoder(RobertaModel(RobertaConfig(vocab_size=WORDS, pad_token_id=1, **sizes)), DIM).eval()
+    ids = [caption + 2 - 2 * (caption > WORDS - 3) for caption in captions(LENGTHS)]
+    together = encoder(pack(ids)).rows
+    alone = torch.cat([encoder(pack([caption])).rows for caption in ids])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_bert_has_no_pooler() -> None:
+    """No word passes it, and weights without a gradient would keep several processes waiting."""
+    encoder = small_bert()
+    encoder(pack(captions(LENGTHS))).rows.sum().backward()
+    assert all(parameter.grad is not None for parameter in encoder.parameters())

@@ -1,0 +1,199 @@
+"""What does one training step cost, beside a plain PyTorch version of the published formulas?
+
+    python -m benchmarks.training                    # the paper's BiGRU recipe: 384 pairs, D 1024
+    python -m benchmarks.training --pairs 32 --dim 64 --features 128     # a try
+
+A step is encoders, scores of all pairs, hinge loss with hardest negatives, backward pass, clipping and AdamW. Both
+versions start from the same weights and see the same batch; that they agree is checked first. Each is then timed
+in a process of its own, whose peak memory beyond weights, optimizer and batch is that of the step.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
+
+from benchmarks.demo import machine
+from chan.batches import Batch
+from chan.image_encoders import ImageEncoder
+from chan.losses import contrastive
+from chan.model import Chan
+from chan.optimisation import make_optimizer
+from chan.packing import Packed, pack
+from chan.scoring import Scoring
+from chan.steps import Stepper, make_scaler
+from chan.text_encoders import BiGRUEncoder
+
+VOCABULARY, WORD_DIM = 8000, 300
+VERSIONS = ("packed", "published")
+
+
+def hardest(scores: Tensor, negatives: Tensor) -> Tensor:
+    """The recipe's loss after its warm-up."""
+    return contrastive(scores, negatives, 0.05, hardest=True)
+
+
+def make_batch(sizes: argparse.Namespace) -> Batch:
+    """Pairs of an augmented image (about four in five of its regions) and a caption of 8 to 20 words."""
+    random = torch.Generator().manual_seed(0)
+    kept = torch.rand(sizes.pairs, sizes.regions, generator=random) < 0.8
+    regions = kept.sum(1).clamp(min=1).tolist()
+    words = torch.randint(8, 21, (sizes.pairs,), generator=random).tolist()
+    images = pack([torch.randn(n, sizes.features, generator=random) for n in regions])
+    captions = pack([torch.randint(4, VOCABULARY, (n,), generator=random) for n in words])
+    return Batch(images, captions, torch.arange(sizes.pairs))
+
+
+def make_stepper(sizes: argparse.Namespace, device: torch.device) -> Stepper:
+    """The recipe's model and optimizer."""
+    torch.manual_seed(0)
+    text = BiGRUEncoder(VOCABULARY, WORD_DIM, sizes.dim)
+    model = Chan(ImageEncoder(sizes.features, sizes.dim, "selfattention"), text, Scoring()).to(device).train()
+    optimizer = make_optimizer(model, 5e-4, 0.1, 0.01)
+    return Stepper(model, optimizer, make_scaler(sizes.precision, device), device, sizes.precision)
+
+
+class Published(Stepper):
+    """The same step with padded tensors and the formulas written down as they stand in the paper."""
+
+    def gradients(self, batch: Batch, criterion: Any, seed: int) -> Tensor:
+        """As in `Stepper`, with a tensor of images x captions x regions x words."""
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        with torch.autocast(self.device.type, dtype=kind, enabled=kind is not None):
+            images, regions = self._images(batch.images)
+            captions, words = self._captions(batch.captions)
+            similarity = torch.einsum("ikd,tld->itkl", images, captions)
+        valid = regions[:, None, :, None] & words[None, :, None, :]
+        best = similarity.masked_fill(~valid, -1.0).amax(2).float()
+        scores = torch.logsumexp((best / 0.1).masked_fill(~words[None], -torch.inf), 2)
+        loss = criterion(scores, ~torch.eye(len(scores), dtype=torch.bool, device=scores.device))
+        self.scaler.scale(loss).backward()
+        return loss.detach()
+
+    def _images(self, packed: Packed) -> tuple[Tensor, Tensor]:
+        encoder = self.model.image_encoder
+        padded, valid = _padded(packed)
+        rows = encoder.fc(padded)
+        block: Any = encoder.feedforward
+        x = block.ln(rows).transpose(0, 1)
+        mixed = block.attn(x, x, x, need_weights=False, key_padding_mask=~valid)[0].transpose(0, 1)
+        return nn.functional.normalize(rows + mixed, dim=2), valid
+
+    def _captions(self, packed: Packed) -> tuple[Tensor, Tensor]:
+        encoder: Any = self.model.text_encoder
+        padded, valid = _padded(packed)
+        sequences = pack_padded_sequence(encoder.embed(padded), packed.lengths, True, enforce_sorted=False)
+        out = pad_packed_sequence(encoder.rnn(sequences)[0], batch_first=True)[0]
+        forwards, backwards = out.chunk(2, dim=2)
+        return nn.functional.normalize((forwards + backwards) / 2, dim=2), valid
+
+
+def _padded(packed: Packed) -> tuple[Tensor, Tensor]:
+    rows = pad_sequence(list(packed.rows.split(packed.lengths.tolist())), batch_first=True)
+    return rows, (torch.arange(rows.shape[1]) < packed.lengths[:, None]).to(rows.device)
+
+
+def make(version: str, sizes: argparse.Namespace, device: torch.device) -> Stepper:
+    """A stepper of one of `VERSIONS`."""
+    stepper = make_stepper(sizes, device)
+    if version == "published":
+        stepper.__class__ = Published
+    return stepper
+
+
+def check(sizes: argparse.Namespace, device: torch.device) -> None:
+    """Stop unless both versions have the same loss and gradient, on at most 16 pairs."""
+    few = argparse.Namespace(**{**vars(sizes), "pairs": min(16, sizes.pairs), "precision": "fp32"})
+    batch, found = make_batch(few).to(device), []
+    for version in VERSIONS:
+        stepper = make(version, few, device)
+        loss = stepper.gradients(batch, hardest, seed=0)
+        found.append(
+            (loss, torch.cat([p.grad.flatten() for p in stepper.model.parameters() if p.grad is not None]))
+        )
+    (loss, gradient), (other, expected) = found
+    difference = float((gradient - expected).norm() / expected.norm())
+    if abs(float(loss - other)) > 1e-3 * float(other) or difference > 1e-2:
+        sys.exit(f"error: losses {loss} and {other}, gradients differ by {difference:.2g}")
+    print(f"both versions agree: loss to {abs(float(loss / other) - 1):.1e}, gradient to {difference:.1e}")
+
+
+def timed(version: str, sizes: argparse.Namespace, device: torch.device) -> dict[str, float]:
+    """Median seconds of a step and peak bytes beyond what lies there between steps, in this process."""
+    batch, stepper = make_batch(sizes).to(device), make(version, sizes, device)
+    tiny = Batch(batch.images.slice(0, 2), batch.captions.slice(0, 2), batch.image_of_pair[:2])
+    stepper.take(tiny, hardest, seed=0)  # so that the optimizer has its state
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    before = _memory(device)
+    seconds = []
+    for step in range(sizes.steps + 1):
+        start = time.perf_counter()
+        stepper.take(batch, hardest, seed=step)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    middle = sorted(seconds[1:])[sizes.steps // 2]
+    return {"seconds": middle, "pairs_per_second": sizes.pairs / middle, "bytes": _peak(device) - before}
+
+
+def _memory(device: torch.device) -> int:
+    return torch.cuda.memory_allocated() if device.type == "cuda" else _peak(device)
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.training", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--pairs", type=int, default=384)
+    parser.add_argument("--regions", type=int, default=36)
+    parser.add_argument("--features", type=int, default=2048)
+    parser.add_argument("--dim", type=int, default=1024)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="JSON file of the figures")
+    parser.add_argument("--version", choices=VERSIONS, help=argparse.SUPPRESS)
+    sizes = parser.parse_args()
+    device = torch.device(sizes.device)
+    if sizes.version:
+        print(json.dumps(timed(sizes.version, sizes, device)))
+        return
+    check(sizes, device)
+    found = {}
+    for version in VERSIONS:
+        line = [sys.executable, "-m", "benchmarks.training", *sys.argv[1:], "--version", version]
+        done = subprocess.run(line, stdout=subprocess.PIPE, text=True)
+        found[version] = json.loads(done.stdout) if done.returncode == 0 else None  # it ran out of memory
+    print(f"{'one step':12}{'seconds':>10}{'pairs/s':>10}{'peak GB':>10}")
+    for version, values in found.items():
+        cells = ["-"] * 3
+        if values is not None:
+            cells = [
+                f"{values['seconds']:.3f}",
+                f"{values['pairs_per_second']:.1f}",
+                f"{values['bytes'] / 1e9:.2f}",
+            ]
+        print(f"{version:12}" + "".join(f"{cell:>10}" for cell in cells))
+    if sizes.out:
+        known = {name: value for name, value in vars(sizes).items() if name not in ("out", "version")}
+        sizes.out.write_text(json.dumps({"sizes": known, **found, "machine": machine()}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

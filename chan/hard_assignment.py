@@ -1,0 +1,122 @@
+"""Hard assignment: each query is matched with the one key of a sequence that is most similar to it.
+
+With words as queries and regions as keys this is CHAN's visual hard assignment (section 3.2); with the roles
+exchanged, its textual counterpart.
+
+Shapes: Q queries in all, N sequences of keys, M keys in all, D joint dimension.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from chan.packing import EqualRun, Packed, equal_runs, offsets_of
+
+SIMILARITIES = 1 << 20  # in one tile of queries x keys: 4 MiB, so that the maximum is taken in the cache
+
+
+def best_similarities(queries: Tensor, keys: Packed, precision: torch.dtype | None = None) -> Tensor:
+    """(Q, N): for each query the largest product with a key of each sequence.
+
+    Args:
+        queries: (Q, D).
+        keys: (M, D) rows in N sequences.
+        precision: the type of the products; None takes the rows' own. The gradient is always in theirs.
+    """
+    ordered, place = _by_length(keys)
+    if torch.is_grad_enabled() and (queries.requires_grad or keys.rows.requires_grad):
+        best = _BestKey.apply(queries, ordered.rows, equal_runs(ordered.offsets), precision)[0]
+    else:
+        best = _best(queries, ordered, precision)
+    return best if place is None else best.index_select(1, place)
+
+
+def best_keys(queries: Tensor, keys: Packed) -> tuple[Tensor, Tensor]:
+    """The largest products (Q, N), and (Q, N) int64: the position in its sequence of the key that has each.
+
+    Of equal keys any one may be named. Not differentiable.
+    """
+    ordered, place = _by_length(keys)
+    best, winner = _best_and_winner(queries, ordered.rows, equal_runs(ordered.offsets))
+    position = winner.long() - ordered.offsets[:-1].to(winner.device)
+    if place is None:
+        return best, position
+    return best.index_select(1, place), position.index_select(1, place)
+
+
+def _by_length(keys: Packed) -> tuple[Packed, Tensor | None]:
+    """The sequences in an order with few runs of equal length, and where each now stands (None: as before)."""
+    if keys.is_even():
+        return keys, None
+    ordered, order = keys.sorted_by_length()
+    return ordered, order.argsort().to(keys.rows.device)
+
+
+def _tiles(queries: Tensor, keys: Tensor) -> list[slice]:
+    step = max(1, SIMILARITIES // len(keys))
+    return [slice(first, first + step) for first in range(0, len(queries), step)]
+
+
+def _best(queries: Tensor, keys: Packed, precision: torch.dtype | None) -> Tensor:
+    runs = equal_runs(keys.offsets)
+    best = queries.new_empty(len(queries), len(keys))
+    left, right = queries.to(precision or queries.dtype), keys.rows.to(precision or keys.rows.dtype).T
+    for tile in _tiles(queries, keys.rows):
+        similarity = left[tile] @ right  # in this order the keys of a sequence are contiguous
+        for run in runs:
+            best[tile, run.sequences] = similarity[:, run.rows].unflatten(1, (run.count, run.length)).amax(2)
+    return best
+
+
+def _best_and_winner(
+    queries: Tensor, keys: Tensor, runs: list[EqualRun], precision: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """(Q, N) products in the queries' type, and (Q, N) int32: the rows of the winning keys."""
+    best = queries.new_empty(len(queries), runs[-1].first + runs[-1].count)
+    winner = torch.empty_like(best, dtype=torch.int32)
+    left, right = queries.to(precision or queries.dtype), keys.to(precision or keys.dtype).T
+    for tile in _tiles(queries, keys):
+        similarity = left[tile] @ right
+        for run in runs:
+            value, index = similarity[:, run.rows].unflatten(1, (run.count, run.length)).max(2)
+            starts = torch.arange(run.count, device=index.device) * run.length + run.first_row
+            best[tile, run.sequences] = value.to(best.dtype)
+            winner[tile, run.sequences] = (index + starts).int()
+    return best, winner
+
+
+class _BestKey(torch.autograd.Function):
+    """Maximum over each sequence's keys, remembering only which one won.
+
+    The products themselves, (Q, M), live one tile at a time. In the backward pass each pair of query and
+    sequence whose gradient is not zero adds one key to the query and one query to the key: weighted sums over
+    bags of rows, where autograd of a dense maximum would multiply by a (Q, M) matrix of mostly zeros.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, queries: Tensor, keys: Tensor, runs: list[EqualRun], precision: torch.dtype | None
+    ) -> tuple[Tensor, Tensor]:
+        best, winner = _best_and_winner(queries, keys, runs, precision)
+        ctx.save_for_backward(queries, keys, winner)
+        ctx.mark_non_differentiable(winner)
+        return best, winner
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        queries, keys, winner = ctx.saved_tensors
+        gradient = gradients[0].contiguous()
+        pairs = gradient.flatten().nonzero().squeeze(1)  # ordered by query, as the bags of queries must be
+        weight = gradient.flatten()[pairs]
+        key, query = winner.flatten()[pairs].long(), pairs // gradient.shape[1]
+        by_key = key.argsort(stable=True)
+        of_queries = _weighted_bags(keys, key, weight, query.bincount(minlength=len(queries)))
+        of_keys = _weighted_bags(queries, query[by_key], weight[by_key], key.bincount(minlength=len(keys)))
+        return of_queries, of_keys, None, None
+
+
+def _weighted_bags(rows: Tensor, index: Tensor, weight: Tensor, sizes: Tensor) -> Tensor:
+    """(bags, D): sums of weight * rows[index], over consecutive bags of these sizes."""
+    return embedding_bag(index, rows, offsets_of(sizes)[:-1], mode="sum", per_sample_weights=weight)
