@@ -1,7 +1,8 @@
 """How fast is the published detector, at what share of the machine's own limit, and what does precision cost?
 
     python -m benchmarks.extraction --images FOLDER                 # two cores: some ten minutes
-    python -m benchmarks.extraction --images FOLDER --batch-sizes 1 4 16 --precisions fp32 tf32 bf16 fp16   # a GPU
+    python -m benchmarks.extraction --images FOLDER --batch-sizes 1 4 16 --precisions fp32 tf32 bf16 fp16 \\
+        --error-precisions tf32 bf16 fp16                                # a GPU
 
 Measures, with random weights (arithmetic does not depend on them):
 - seconds and images a second of the network by precision and batch size, on one photograph of the folder at
@@ -37,6 +38,7 @@ from extract.selection import per_class_nms
 from extract.sources import find_sources
 
 SIZE = (600, 800)
+PROPOSALS = 300
 PRODUCT = 2048  # rows and columns of the matrix product
 
 
@@ -66,13 +68,23 @@ def product_rate(precision: Precision, device: torch.device, repeats: int) -> fl
         return 2 * PRODUCT**3 / seconds_of(lambda: one @ one, device, repeats)
 
 
+def propose_anchors(detector: Detector) -> None:
+    """Make a random network propose as many boxes as a trained one: anchors, at scores that are random."""
+    head = detector.model.proposal_generator.rpn_head
+    torch.nn.init.zeros_(head.anchor_deltas.weight)
+    torch.nn.init.zeros_(head.anchor_deltas.bias)
+    torch.nn.init.normal_(head.objectness_logits.weight)
+
+
 def network_times(
     detector: Detector, image: torch.Tensor, geometry: Geometry, batches: list[int], repeats: int
 ) -> list[dict[str, Any]]:
     """A row for each batch size."""
     counter = FlopCounterMode(display=False)
     with counter:
-        detector([image], [geometry])
+        [found] = detector([image], [geometry])
+    if len(found.boxes) != PROPOSALS:
+        raise SystemExit(f"the network proposed {len(found.boxes)} boxes, not {PROPOSALS}")
     flops = counter.get_total_flops()
     limit = product_rate(detector.precision, detector.device, 5)
     rows = []
@@ -158,6 +170,11 @@ def selection_times(repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
+def in_precision(exact: Detector, precision: Precision) -> Detector:
+    """The same network in another precision."""
+    return Detector(exact.model, exact.resizing, exact.inclusive, precision)
+
+
 def main() -> None:
     """Measure, print a table and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -165,7 +182,14 @@ def main() -> None:
     parser.add_argument("--config", default="butd_r101_caffe")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1])
-    parser.add_argument("--precisions", type=Precision, nargs="+", default=[Precision.FP32, Precision.BF16])
+    parser.add_argument("--precisions", type=Precision, nargs="+", default=[Precision.FP32], help="to be timed")
+    parser.add_argument(
+        "--error-precisions",
+        type=Precision,
+        nargs="+",
+        default=[Precision.BF16, Precision.FP16],
+        help="to be compared",
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--error-images", type=int, default=2, help="photographs over which errors are taken")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/extraction.json"))
@@ -177,18 +201,17 @@ def main() -> None:
     pictures = [sources.folder / image.file for image in sources.images]
     cfg = load_config(arguments.config)
     exact = build_detector(cfg, None, device)
+    propose_anchors(exact)
     photograph = torch.from_numpy(read_image(pictures[0])).permute(2, 0, 1)[None].float()
     photograph = torch.nn.functional.interpolate(photograph, SIZE, mode="bilinear")[0]
     image = photograph - torch.tensor(cfg.MODEL.PIXEL_MEAN)[:, None, None]
     geometry = Geometry(SIZE, SIZE, (1.0, 1.0))
-    detectors = [
-        exact if p is Precision.FP32 else Detector(exact.model, exact.resizing, exact.inclusive, p)
-        for p in arguments.precisions
-    ]
     rows = []
-    for detector in detectors:
-        rows += network_times(detector, image, geometry, arguments.batch_sizes, arguments.repeats)
-    others = [detector for detector in detectors if detector.precision is not Precision.FP32]
+    for precision in arguments.precisions:
+        rows += network_times(
+            in_precision(exact, precision), image, geometry, arguments.batch_sizes, arguments.repeats
+        )
+    others = [in_precision(exact, precision) for precision in arguments.error_precisions]
     errors = feature_errors(exact, others, pictures[: arguments.error_images])
     for name, error in errors.items():
         print(

@@ -9,7 +9,7 @@ import torch
 
 from data_tools.errors import InputError
 from extract.config import load_config
-from extract.detector import build_detector, build_network
+from extract.detector import build_network
 from extract.weights import ANCHORS, find_weights, read_weights
 
 
@@ -25,7 +25,7 @@ def state(scenes_config):
 
 
 def load(path):
-    return build_detector(load_config("scenes"), path, torch.device("cpu"))
+    return build_network(load_config("scenes"), path, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("form", ["torch", "torch in a checkpoint", "safetensors"])
@@ -35,7 +35,7 @@ def test_every_format_gives_the_same_network(tmp_path, state, form):
         safetensors.torch.save_file(state, path)
     else:
         torch.save(state if form == "torch" else {"model": state, "iteration": 7}, path)
-    loaded = load(path).model.state_dict()
+    loaded = load(path).state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
 
 
@@ -57,7 +57,7 @@ def test_anchors_of_a_checkpoint_are_used_and_counters_ignored(tmp_path, state):
     torch.save(
         {**state, ANCHORS: anchors, "backbone.other.num_batches_tracked": torch.tensor(3)}, tmp_path / "w.pth"
     )
-    assert torch.equal(load(tmp_path / "w.pth").model.get_buffer(ANCHORS), anchors)
+    assert torch.equal(load(tmp_path / "w.pth").get_buffer(ANCHORS), anchors)
 
 
 def test_anchors_of_another_shape_are_refused(tmp_path, state):
