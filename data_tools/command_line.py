@@ -181,6 +181,8 @@ def join(
         print_json({**asdict(done), "file": str(done.file)})
     else:
         print(done)
+    if done.failures and not stores:
+        raise typer.Exit(1)  # as the run whose parts they were would have ended
 
 
 @app.command(epilog="Example: data-tools inspect features.h5 --image 42 --images data/coco/images --out 42.png")

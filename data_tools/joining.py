@@ -8,6 +8,7 @@ from pathlib import Path
 from data_tools.errors import InputError, UsageError
 from data_tools.files import replacing
 from data_tools.parts import Parts, blocks_of, disk_errors, joined_shape, refuse_difference, refuse_full_disk
+from data_tools.report import write_report
 from data_tools.store import FeatureStore, write_store, write_virtual_store
 
 OF_THE_LIST = "image_list_sha256"  # the one thing in which stores of different images must differ
@@ -62,7 +63,7 @@ def join_stores(out: Path, paths: Sequence[Path], virtual: bool = False) -> Join
 
 
 def join_parts(file: Path) -> Joined:
-    """Join the parts in `FILE.parts/` into `file` and remove them.
+    """Join the parts in `FILE.parts/` into `file`, write its report and remove them.
 
     Raises:
         InputError: parts are missing, differ in how they were made, or the disk is full.
@@ -79,6 +80,8 @@ def join_parts(file: Path) -> Joined:
     count = parts.count
     _refuse_shared_images([parts.path(part) for part in range(count)])
     parts.join()
+    with FeatureStore(file) as store:
+        write_report(file, len(store.image_ids), store.failures)
     return _joined(file, count, virtual=False)
 
 

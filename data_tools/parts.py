@@ -5,7 +5,9 @@ absent; it carries the provenance of the run that wrote it, so that a resumed ru
 refused. The parts say by themselves how many there are, so that they can be joined without the run.
 """
 
+import os
 import shutil
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -115,8 +117,15 @@ class Parts:
             InputError: a part is missing, or the disk has no room for a copy of the parts.
         """
         paths = [self.path(part) for part in range(self.count)]
+        host = socket.gethostname()
+        for left in self.folder.glob(f"joined.{host}.*.tmp"):  # of joins that were killed here
+            if not Path(f"/proc/{left.name.split('.')[-2]}").exists():
+                left.unlink(missing_ok=True)
         refuse_full_disk(self.file, paths)
-        with replacing(self.file, temporary=self.folder / "joined.tmp") as temporary, disk_errors():
+        with (
+            replacing(self.file, temporary=self.folder / f"joined.{host}.{os.getpid()}.tmp") as temporary,
+            disk_errors(),
+        ):
             write_store(temporary, blocks_of(paths), joined_shape(paths), self.provenance)
         self.discard()
 

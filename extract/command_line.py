@@ -99,7 +99,9 @@ def extract_features_command(
         Rule,
         typer.Option(help="caffe: proposals, NMS by class; detectron2: regressed boxes, one NMS for all."),
     ] = Rule.CAFFE,
-    num_boxes: Annotated[int | None, typer.Option(min=1, help="Regions of every image. Default: 36.")] = None,
+    num_boxes: Annotated[
+        int | None, typer.Option(min=1, help="Regions of every image. Default: see --config.")
+    ] = None,
     min_boxes: Annotated[int | None, typer.Option(min=1, help="Fewest regions of an image.")] = None,
     max_boxes: Annotated[int | None, typer.Option(min=1, help="Most regions of an image.")] = None,
     threshold: Annotated[
@@ -325,8 +327,7 @@ def show(
     require_detectron2()
     from data_tools.devices import resolve_device
     from data_tools.files import replacing
-    from data_tools.labels import Labels, load_labels
-    from extract.config import is_caffe, load_config, with_values
+    from extract.config import is_caffe, labels_of, load_config, with_values
     from extract.detector import build_detector
     from extract.folders import resolve_weights
     from extract.selection import build_selection
@@ -335,8 +336,7 @@ def show(
     cfg = with_values(load_config(config), seed=seed)
     detector = build_detector(cfg, resolve_weights(config, weights), resolve_device(device))
     rule = build_selection(selection.value, (num_boxes, num_boxes), None, None, is_caffe(cfg))
-    labels = load_labels(cfg.MODEL.LABELS) if cfg.MODEL.LABELS else Labels([], [])
-    drawing, regions = show_image(image, detector, rule, labels)
+    drawing, regions = show_image(image, detector, rule, labels_of(cfg))
     with replacing(out) as temporary:
         drawing.save(temporary, format="PNG")
     if as_json:

@@ -7,6 +7,7 @@ from yaml import YAMLError
 
 from data_tools.configs import find_config
 from data_tools.errors import InputError
+from data_tools.labels import Labels, load_labels
 from extract.resizing import METHODS
 
 
@@ -63,6 +64,16 @@ def _check_choices(cfg: CfgNode, path: Path) -> None:
     ):
         if value not in choices:
             raise InputError(f"{path}: {key} is {value!r}, expected {' or '.join(choices)}")
+    if cfg.MODEL.LABELS:
+        labels = load_labels(cfg.MODEL.LABELS)
+        for key, number, names in (
+            ("ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES, labels.classes),
+            ("ROI_ATTRIBUTE_HEAD.NUM_ATTRIBUTES", cfg.MODEL.ROI_ATTRIBUTE_HEAD.NUM_ATTRIBUTES, labels.attributes),
+        ):
+            if number != len(names):
+                raise InputError(
+                    f"{path}: MODEL.{key} is {number} and MODEL.LABELS {cfg.MODEL.LABELS!r} has {len(names)} names"
+                )
     regions = cfg.TEST.REGIONS
     if len(regions) != 2 or not all(isinstance(n, int) for n in regions) or not 1 <= regions[0] <= regions[1]:
         raise InputError(
@@ -75,6 +86,11 @@ def _check_choices(cfg: CfgNode, path: Path) -> None:
 def is_caffe(cfg: CfgNode) -> bool:
     """Whether boxes are Caffe's, `inclusive` in extract/box_arithmetic.py."""
     return bool(cfg.MODEL.PROPOSAL_GENERATOR.NAME == "CaffeRPN")
+
+
+def labels_of(cfg: CfgNode) -> Labels:
+    """The names of the configuration's classes and attributes; no names where it has none."""
+    return load_labels(cfg.MODEL.LABELS) if cfg.MODEL.LABELS else Labels([], [])
 
 
 def with_values(

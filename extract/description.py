@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -52,6 +53,8 @@ class _Images(Dataset):
             pixels, geometry = self.resizing(read_image(self.folder / source.file))
         except UnreadableImageError as error:
             return _Decoded(position, time.perf_counter() - start, problem=str(error))
+        except (MemoryError, cv2.error):
+            return _Decoded(position, time.perf_counter() - start, problem="too large for this machine's memory")
         return _Decoded(position, time.perf_counter() - start, pixels.numpy(), geometry)
 
 
@@ -110,9 +113,9 @@ class Describer:
         sizes: dict[int, tuple[int, int]] = {}
         failures = []
         for position in span:
-            item = next(decoded)
+            item = self._next(decoded, position)
             self.seconds["decode"] += item.seconds
-            problem = item.problem or self._lacks_boxes(position)
+            problem = item.problem or self._wrong_boxes(item)
             if problem or item.pixels is None or item.geometry is None:
                 failures.append(self._failure(position, problem))
                 advance(1)
@@ -126,7 +129,21 @@ class Describer:
         for batch in waiting.values():
             regions.update(self._describe(batch))
             advance(len(batch))
+        too_large = [position for position in sizes if position not in regions]
+        failures += [
+            self._failure(position, "does not fit into the memory of the device") for position in too_large
+        ]
         return self._as_block(regions, sizes, tuple(failures))
+
+    def _next(self, decoded: Iterator[_Decoded], position: int) -> _Decoded:
+        try:
+            return next(decoded)
+        except RuntimeError as error:  # PyTorch says so of a process that was killed
+            image = self.images[position]
+            raise InputError(
+                f"{self.folder / image.file}: a process that reads images died here or near, perhaps for want of "
+                f"memory ({' '.join(str(error).split())[:120]}); the same command goes on"
+            ) from None
 
     def _ready(self, waiting: dict[tuple[int, ...], list[_Decoded]]) -> list[tuple[int, ...]]:
         """The shape that has a full batch, or the most images where too many wait in all."""
@@ -134,10 +151,16 @@ class Describer:
         too_many = sum(map(len, waiting.values())) >= WAITING * self.options.batch_size
         return [fullest] if too_many or len(waiting[fullest]) >= self.batch_size else []
 
-    def _lacks_boxes(self, position: int) -> str:
-        if self.boxes is None or self.images[position].image_id in self.boxes:
+    def _wrong_boxes(self, item: _Decoded) -> str:
+        """Why the boxes that are given for an image cannot be described; empty where they can, or none are."""
+        if self.boxes is None or item.geometry is None:
             return ""
-        return "no boxes are given for it"
+        boxes = self.boxes.get(self.images[item.position].image_id)
+        if boxes is None:
+            return "no boxes are given for it"
+        height, width = item.geometry.original
+        outside = (boxes[:, 2:] < 0).any(axis=1) | (boxes[:, 0] > width) | (boxes[:, 1] > height)
+        return f"box {int(outside.argmax())} of those given for it lies outside" if outside.any() else ""
 
     def _failure(self, position: int, reason: str) -> dict[str, str]:
         image = self.images[position]
@@ -152,8 +175,8 @@ class Describer:
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
-            if len(batch) == 1:
-                raise InputError(f"one image of {batch[0].geometry} does not fit in the memory: {error}") from None
+        if len(batch) == 1:
+            return {}  # `_block` makes a failure of it
         if self.detector.device.type == "cuda":
             torch.cuda.empty_cache()
         half = (len(batch) + 1) // 2
@@ -220,7 +243,9 @@ class Describer:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether an error of PyTorch, of the CPU's allocator or of a CUDA library means that."""
+    signs = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
 
 
 def select_regions(proposals: Proposals, selection: Selection, options: Options) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import torch
 from detectron2.structures import Instances
 
 from data_tools.console import Progress
-from data_tools.errors import InputError
+from data_tools.pictures import read_picture
 from extract.average_precision import (
     attribute_precisions,
     detection_precisions,
@@ -18,7 +18,6 @@ from extract.average_precision import (
 )
 from extract.detection_data import DetectionSplit
 from extract.detector import Detector
-from extract.images import UnreadableImageError, read_image
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def evaluate_detector(detector: Detector, split: DetectionSplit) -> DetectorScor
     results: list[ImageResult] = []
     with Progress("evaluate detector", len(split.records), "images") as bar:
         for record in split.records:
-            image = _read(Path(record["file_name"]))
+            image = read_picture(Path(record["file_name"]))[:, :, ::-1].copy()  # BGR
             objects = np.array([a["bbox"] for a in record["annotations"]], dtype=np.float32).reshape(-1, 4)
             instances, attribute_scores = _look(detector, image, objects)
             results.append(image_result(record["annotations"], objects, instances, attribute_scores))
@@ -124,13 +123,6 @@ def _look(detector: Detector, image: np.ndarray, objects: np.ndarray) -> tuple[I
         return found, np.zeros((0, detector.model.roi_heads.box_predictor.num_attributes), np.float32)
     [described] = detector.describe_boxes([resized], [geometry], [torch.from_numpy(objects)])
     return found, described.attribute_probabilities.cpu().numpy()
-
-
-def _read(path: Path) -> np.ndarray:
-    try:
-        return read_image(path)
-    except UnreadableImageError as error:
-        raise InputError(f"{path}: {error}") from None
 
 
 def image_result(

@@ -8,9 +8,10 @@ from typing import Protocol
 
 from data_tools.console import Progress
 from data_tools.parts import Parts, refuse_difference
+from data_tools.report import write_report
 from data_tools.store import Block, FeatureStore
 from extract.description import Describer
-from extract.summary import Summary, write_report
+from extract.summary import Summary
 
 
 class Engine(Protocol):
@@ -63,7 +64,7 @@ class Extraction:
         if self.parts.file.is_file():
             with FeatureStore(self.parts.file) as store:
                 self._count(store)
-            write_report(self.summary)
+            write_report(self.parts.file, self.summary.stored, self.summary.failures)
         self.summary.seconds["total"] = time.perf_counter() - start
         return self.summary
 
@@ -71,8 +72,8 @@ class Extraction:
         missing = self.parts.missing()
         mine = [part for part in missing if self._is_mine(part)]
         self.summary.processed = sum(len(self.parts.span(part)) for part in mine)
-        done = self.parts.images - sum(len(self.parts.span(part)) for part in missing)
-        with Progress("extract", self.parts.images, "images", done) as bar:
+        asked = sum(len(self.parts.span(part)) for part in range(self.parts.count) if self._is_mine(part))
+        with Progress("extract", asked, "images", asked - self.summary.processed) as bar:
             self.summary.add_seconds(engine(self.parts, mine, bar.advance))
         if self.shard is not None:
             self._count_parts()

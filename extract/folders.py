@@ -3,13 +3,15 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from detectron2.config import CfgNode
 
 from data_tools.devices import resolve_device
 from data_tools.errors import UsageError
+from data_tools.report import report_path
 from extract.config import is_caffe, load_config, with_values
 from extract.description import Describer
-from extract.detector import build_detector
+from extract.detector import build_detector, build_network
 from extract.extraction import Engine, Extraction, LocalEngine
 from extract.given_boxes import Boxes, load_boxes
 from extract.precision import Precision
@@ -91,6 +93,10 @@ def extract_folder(request: Request) -> Summary:
             cannot compute so.
         InputError: something given cannot be read, or the store was made otherwise; see `Extraction.run`.
     """
+    if request.overwrite and request.options.shard:
+        raise UsageError(
+            "--overwrite would discard the parts of other shards: remove the store and its parts first"
+        )
     device = resolve_device(request.device)
     request.precision.require(device)
     cfg = with_values(load_config(request.config), seed=request.seed)
@@ -99,7 +105,7 @@ def extract_folder(request: Request) -> Summary:
     weights = resolve_weights(request.config, request.weights)
     boxes = load_boxes(request.boxes) if request.boxes else None
     worker = Worker(cfg, weights, request.precision, _selection(request, cfg), sources, request.options, boxes)
-    provenance = describe_run(cfg, weights, worker.selection, worker.precision, worker.options, sources.images)
+    provenance = describe_run(cfg, weights, worker.selection, worker.precision, worker.options, sources)
     run = Extraction(
         store,
         provenance,
@@ -113,6 +119,7 @@ def extract_folder(request: Request) -> Summary:
     if request.overwrite:
         run.parts.discard()
         store.unlink(missing_ok=True)
+        report_path(store).unlink(missing_ok=True)
     return run.run(engine)
 
 
@@ -139,8 +146,8 @@ def resolve_weights(config: str, spec: str | None) -> Path | None:
 
 def _selection(request: Request, cfg: CfgNode) -> Selection:
     if request.boxes is not None:
-        if (request.bounds, request.threshold, request.nms) != (None, None, None):
-            raise UsageError("--boxes gives every box that is described: no counts, threshold or NMS beside it")
+        if (request.bounds, request.threshold, request.nms, request.rule) != (None, None, None, "caffe"):
+            raise UsageError("--boxes gives every box that is described: no selection, counts or NMS beside it")
         return GivenBoxes(sha256_of(request.boxes))
     fewest, most = request.bounds or cfg.TEST.REGIONS
     return build_selection(request.rule, (fewest, most), request.threshold, request.nms, is_caffe(cfg))
@@ -151,4 +158,5 @@ def _engine(request: Request, worker: Worker, device: str) -> Engine:
         return LocalEngine(worker.describer(device))
     from extract.ray_engine import RayEngine
 
+    build_network(worker.cfg, worker.weights, torch.device("cpu"))  # weights that do not fit are heard of here
     return RayEngine(worker, device, request.ray_address)

@@ -1,58 +1,18 @@
-"""Reading pictures of any kind as the detector wants them: upright, three channels, 8 bits, blue first.
+"""Reading pictures as the detector wants them: upright, three channels, 8 bits, blue first."""
 
-Pillow decodes: on JPEG it gives the very bytes that OpenCV gives (both use libjpeg-turbo), and it raises where
-a file ends too early, which OpenCV's reader has filled with grey.
-"""
-
-import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-Image.MAX_IMAGE_PIXELS = 250_000_000  # Pillow refuses twice as many: a file that unpacks to gigabytes
-WHITE = (255, 255, 255, 255)
+from data_tools.pictures import UnreadableImageError, decode_picture
 
-
-class UnreadableImageError(Exception):
-    """A file holds no whole picture; the message gives the reason in a few words."""
+__all__ = ["UnreadableImageError", "read_image"]
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read a picture as (height, width, 3) uint8, BGR, upright.
-
-    EXIF orientation is applied, transparency is laid over white, 16-bit values keep their upper byte, and
-    grey, palette and CMYK pictures become colour.
+    """Read a picture as (height, width, 3) uint8, BGR, upright; see `decode_picture`.
 
     Raises:
         UnreadableImageError: the file is missing, empty, damaged, cut short or no picture.
     """
-    try:
-        if path.stat().st_size == 0:
-            raise UnreadableImageError("the file is empty")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what matters in them is an error below
-            with Image.open(path) as picture:
-                picture.load()
-                upright = ImageOps.exif_transpose(picture)
-                return np.ascontiguousarray(np.asarray(_to_rgb(upright))[:, :, ::-1])
-    except FileNotFoundError:
-        raise UnreadableImageError("no such file") from None
-    except UnidentifiedImageError:
-        raise UnreadableImageError("not a picture in a known format, or its header is damaged") from None
-    except UnreadableImageError:
-        raise
-    except Exception as error:  # decoders raise almost anything on a damaged file, and a run must go on
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UnreadableImageError(" ".join(str(reason).split())) from None
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode == "I":  # 32-bit integers that hold 16-bit values, as PNG readers make them
-        return Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
-    if picture.has_transparency_data:
-        coloured = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", coloured.size, WHITE), coloured).convert("RGB")
-    return picture.convert("RGB")
+    return np.ascontiguousarray(decode_picture(path)[:, :, ::-1])

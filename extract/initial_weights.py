@@ -15,7 +15,7 @@ from detectron2.checkpoint.c2_model_loading import convert_basic_c2_names
 from torch import nn
 
 from data_tools.errors import InputError
-from extract.weights import place_weights, read_weights, sha256_of
+from extract.weights import first_names, place_weights, read_weights, sha256_of
 
 _BACKBONE, _RES5 = "backbone.", "roi_heads.res5."
 _LAYER = re.compile(r"(stem|res[2-5])\.")
@@ -129,11 +129,6 @@ def _check(given: dict[str, torch.Tensor], places: Mapping[str, torch.Tensor], s
             if name in places and tensor.shape != places[name].shape
         ],
     }
-    found = [f"{what}: {_some(names)}" for what, names in problems.items() if names]
+    found = [f"{what}: {first_names(names)}" for what, names in problems.items() if names]
     if found:
         raise InputError(f"{source}: its ResNet is not the configuration's; {'; '.join(found)}")
-
-
-def _some(names: list[str], shown: int = 4) -> str:
-    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + rest

@@ -1,21 +1,21 @@
 """What a feature store says of how it was made."""
 
 import hashlib
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import cv2
+import detectron2
 from detectron2.config import CfgNode
 
-from data_tools.labels import Labels, load_labels
-from extract.config import provenance_text
+from extract.config import labels_of, provenance_text
 from extract.precision import Precision
 from extract.selection import Selection
-from extract.sources import SourceImage
+from extract.sources import Sources
 from extract.summary import Options
 from extract.weights import sha256_of
 
-PACKAGES = ("pixels-to-recall", "detectron2", "torch", "torchvision", "numpy", "pillow")
+PACKAGES = ("pixels-to-recall", "torch", "torchvision", "numpy", "pillow")
 
 
 def describe_run(
@@ -24,11 +24,12 @@ def describe_run(
     selection: Selection,
     precision: Precision,
     options: Options,
-    images: Sequence[SourceImage],
+    sources: Sources,
 ) -> dict[str, str]:
     """Everything that decides about the bytes of a store, as text by name."""
-    listing = "".join(f"{image.image_id}\t{image.file}\n" for image in images)
-    labels = load_labels(cfg.MODEL.LABELS) if cfg.MODEL.LABELS else Labels([], [])
+    folder = "/".join(sources.folder.resolve().parts[-2:])  # its place on the disk may differ between machines
+    listing = "".join(f"{image.image_id}\t{image.file}\n" for image in sources.images)
+    labels = labels_of(cfg)
     return {
         "config": provenance_text(cfg),
         "weights_sha256": sha256_of(weights) if weights else f"random, seed {max(cfg.SEED, 0)}",
@@ -37,6 +38,11 @@ def describe_run(
         "feature_dtype": "none, boxes only" if options.boxes_only else options.dtype,
         "class_names": "\n".join(labels.classes),
         "attribute_names": "\n".join(labels.attributes),
-        "versions": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
-        "image_list_sha256": hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest(),
+        "versions": "\n".join(f"{package} {number}" for package, number in _versions().items()),
+        "image_list_sha256": hashlib.sha256(f"{folder}\n{listing}".encode("utf-8", "surrogateescape")).hexdigest(),
     }
+
+
+def _versions() -> dict[str, str]:
+    own = {package: version(package) for package in PACKAGES}
+    return {**own, "detectron2": detectron2.__version__, "opencv": cv2.__version__}

@@ -5,8 +5,9 @@ if need be; a part is complete or absent, so nothing else is lost.
 """
 
 import logging
+import socket
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from extract.description import Describer
     from extract.folders import Worker
 
-DEATHS = 100  # of actors in one run; where each new one dies, a run would otherwise never end
+DEATHS = 3  # of actors at one part, which then is what kills them
+CONNECT = 5.0  # seconds to wait for an answer of the cluster's address
 
 
 class _PartWriter:
@@ -47,13 +49,24 @@ def _with_absolute_paths(worker: "Worker") -> "Worker":
     return replace(worker, sources=sources, weights=weights)
 
 
+def _require_answer(address: str) -> None:
+    """Raise `InputError` where nobody listens at HOST:PORT; Ray would try for minutes and then end the process."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--ray-address {address}: nobody answers there ({error})") from None
+
+
 class RayEngine:
     """Writes parts on a Ray cluster.
 
     Args:
         worker: what each actor needs.
         device: the type of device that each has.
-        address: of the cluster; empty for one on this machine alone.
+        address: of the cluster, HOST:PORT or auto; empty for one on this machine alone.
 
     Raises:
         UsageError: Ray is not installed.
@@ -68,10 +81,12 @@ class RayEngine:
         self._ray = ray
         self.worker, self.device = _with_absolute_paths(worker), device.split(":")[0]
         if not ray.is_initialized():
+            _require_answer(address)
             try:
-                ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                raise InputError(f"--ray-address {address}: {' '.join(str(error).split())[:200]}") from None
+                ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
+            except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise InputError(f"--ray-address {address or '(none)'}: no Ray cluster: {reason}") from None
 
     def __call__(self, parts: Parts, missing: Sequence[int], advance: Callable[[int], None]) -> dict[str, float]:
         """See `Engine`."""
@@ -79,7 +94,7 @@ class RayEngine:
         shared = self._ray.put(replace(parts, file=parts.file.resolve()))
         running: dict[Any, tuple[Any, int]] = {}  # task -> actor and the part it writes
         seconds: dict[str, float] = defaultdict(float)
-        deaths = 0
+        deaths: Counter[int] = Counter()  # by part
 
         def start(actor: Any, part: int) -> None:
             running[actor.write.remote(shared, part)] = (actor, part)
@@ -92,9 +107,11 @@ class RayEngine:
                 actor, part = running.pop(task)
                 spent = self._result(task)
                 if spent is None:
-                    deaths += 1
-                    if deaths > DEATHS:
-                        raise InputError(f"{deaths} workers of the Ray cluster died; its log says why")
+                    deaths[part] += 1
+                    if deaths[part] == DEATHS:
+                        raise InputError(
+                            f"{parts.path(part)}: {DEATHS} workers of the Ray cluster died at it; Ray's log says why"
+                        )
                     start(self._new_actor(), part)
                     continue
                 for stage, value in spent.items():
@@ -118,8 +135,8 @@ class RayEngine:
         return slots
 
     def _new_actor(self) -> Any:
-        gpus = 1 if self.device == "cuda" else 0
-        writer = self._ray.remote(_PartWriter).options(num_cpus=1, num_gpus=gpus)
+        resources = {"num_gpus": 1, "num_cpus": 0} if self.device == "cuda" else {"num_cpus": 1}
+        writer = self._ray.remote(_PartWriter).options(**resources)
         return writer.remote(self.worker, self.device)
 
     def _result(self, task: Any) -> dict[str, float] | None:

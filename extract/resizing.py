@@ -94,7 +94,8 @@ class Resizing:
         return resize(tensor, (height, width), mode="bilinear", align_corners=False)[0], geometry
 
     def _opencv(self, image: np.ndarray, geometry: Geometry) -> np.ndarray:
-        without_mean = (image.astype(np.float32) - np.asarray(self.pixel_mean)).astype(np.float32)
+        without_mean = image.astype(np.float32)
+        np.subtract(without_mean, np.asarray(self.pixel_mean), out=without_mean, casting="same_kind")
         y, x = geometry.scale
         if y == x:  # the factor, not the rounded sides, says where OpenCV samples
             return cv2.resize(without_mean, None, fx=x, fy=y, interpolation=cv2.INTER_LINEAR)

@@ -6,11 +6,10 @@ import numpy as np
 from PIL import Image
 
 from data_tools.drawing import draw_regions
-from data_tools.errors import InputError
 from data_tools.labels import Labels
+from data_tools.pictures import read_picture
 from extract.description import select_regions
 from extract.detector import Detector
-from extract.images import UnreadableImageError, read_image
 from extract.selection import Selection
 from extract.summary import Options
 
@@ -26,16 +25,13 @@ def show_image(
     Raises:
         InputError: the picture cannot be read.
     """
-    try:
-        image = read_image(path)
-    except UnreadableImageError as error:
-        raise InputError(f"{path}: {error}") from None
-    pixels, geometry = detector.resizing(image)
+    image = read_picture(path)
+    pixels, geometry = detector.resizing(np.ascontiguousarray(image[:, :, ::-1]))  # the network's pictures are BGR
     [proposals] = detector([pixels], [geometry])
     columns = select_regions(proposals, selection, Options())
     regions = [_region(columns, row, labels) for row in range(len(columns["boxes"]))]
     lines = [f"{region['attribute']} {region['class']} {region['class_score']:.2f}" for region in regions]
-    drawing = draw_regions(np.ascontiguousarray(image[:, :, ::-1]), columns["boxes"], lines)
+    drawing = draw_regions(image, columns["boxes"], lines)
     return drawing, regions
 
 

@@ -82,7 +82,7 @@ def _of_folder(folder: Path, id_mapping: Path | None) -> list[SourceImage]:
 
 def _of_list(path: Path) -> list[SourceImage]:
     lines = [line.strip() for line in read_text(path).splitlines()]
-    entries = [line.split("\t") for line in lines if line]
+    entries = [[field.strip() for field in line.split("\t")] for line in lines if line]
     if not entries:
         raise InputError(f"{path}: holds no line")
     for entry in entries:

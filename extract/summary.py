@@ -1,12 +1,11 @@
 """What an extraction is told and what it reports."""
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_tools.files import replace_file
+from data_tools.report import report_path
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Summary:
         if self.failures:
             first = self.failures[0]
             lines.append(
-                f"  {len(self.failures)} images could not be read, for instance {first['id']}, {first['file']} "
+                f"  {len(self.failures)} images could not be stored, for instance {first['id']}, {first['file']} "
                 f"({first['reason']})" + (f"; all are in {report_path(self.output)}" if not self._sharded else "")
             )
         return "\n".join(lines)
@@ -89,16 +88,3 @@ class Summary:
     def images_per_second(self) -> float:
         """Images of this run by its whole duration."""
         return self.processed / self.seconds["total"] if self.processed else 0.0
-
-
-def report_path(store: Path) -> Path:
-    """Where the report of a store lies: beside it."""
-    return store.with_name(store.name.removesuffix(".h5") + ".report.json")
-
-
-def write_report(summary: Summary) -> Path:
-    """Write `STORE.report.json`: how many images were asked for and stored, and each failure."""
-    path = report_path(summary.output)
-    report = {"images": summary.images, "stored": summary.stored, "failures": list(summary.failures)}
-    replace_file(path, json.dumps(report, indent=2, ensure_ascii=False).encode())
-    return path

@@ -105,7 +105,7 @@ class _Misfit:
 
     def __str__(self) -> str:
         kinds = {"missing": self.missing, "left over": self.left_over, "wrongly shaped": self.wrongly_shaped}
-        return "; ".join(f"{kind}: {_some(names)}" for kind, names in kinds.items() if names)
+        return "; ".join(f"{kind}: {first_names(names)}" for kind, names in kinds.items() if names)
 
 
 def place_weights(model: GeneralizedRCNN, state: dict[str, torch.Tensor], source: Path) -> None:
@@ -142,7 +142,8 @@ def place_weights(model: GeneralizedRCNN, state: dict[str, torch.Tensor], source
     buffer.copy_(anchors)
 
 
-def _some(names: list[str], shown: int = 4) -> str:
+def first_names(names: list[str], shown: int = 4) -> str:
+    """The first few of some names, and how many more there are, for a message."""
     rest = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + rest
 

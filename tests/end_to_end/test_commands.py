@@ -286,7 +286,7 @@ def test_every_kind_of_bad_file_is_reported_and_the_exit_code_says_so(every_kind
     arguments = (folder, "--config", "scenes", "--weights", "random", "--output", tmp_path / "features.h5")
     done = command("extract-features", *arguments)
     assert done.returncode == 1, done.stderr
-    assert f"{len(bad)} images could not be read" in done.stdout
+    assert f"{len(bad)} images could not be stored" in done.stdout
     assert "Traceback" not in done.stderr
     report = json.loads((tmp_path / "features.report.json").read_text())
     assert [failure["id"] for failure in report["failures"]] == bad
@@ -307,7 +307,7 @@ def test_shards_are_joined_by_data_tools(data, tmp_path):
     assert command("extract-features", *arguments, "--output", whole).returncode == 0
     first = command("extract-features", *arguments, "--output", store, "--shard", "1/2")
     assert "2 parts are still to be written by other shards" in first.stdout
-    assert "part" in one_line(command("data-tools", "join", store), 1)
+    assert "2 of 5 parts are missing" in one_line(command("data-tools", "join", store), 1)
     second = command("extract-features", *arguments, "--output", store, "--shard", "2/2")
     assert "data-tools join" in second.stdout
     joined = command("data-tools", "join", store)

@@ -74,11 +74,12 @@ def command(images, output, *more):
 
 
 def workers():
-    """The processes of Ray's actors that write parts."""
+    """The processes of this cluster's actors that write parts."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if entry.read_bytes().startswith(b"ray::_PartWriter"):
+            mine = TOKEN.encode() in entry.with_name("environ").read_bytes()
+            if mine and entry.read_bytes().startswith(b"ray::_PartWriter"):
                 found.append(int(entry.parent.name))
         except OSError:
             continue
@@ -105,12 +106,12 @@ def test_a_killed_worker_leaves_no_trace(cluster, images, tmp_path):
     while running.poll() is None and time.monotonic() < deadline and not list(parts.glob("part-*.h5")):
         time.sleep(0.005)
     victims = workers()
+    assert len(victims) == 2
     os.kill(victims[0], signal.SIGKILL)
     written_at_the_kill = len(list(parts.glob("part-*.h5")))
     out, err = running.communicate(timeout=300)
     assert running.returncode == 1, err
     assert f"{IMAGES} of {IMAGES + 1} images" in out
-    assert len(victims) == 2
     assert written_at_the_kill < (IMAGES + 1) / PART
     assert content(spread) == content(whole)
 
@@ -129,6 +130,20 @@ def test_errors_of_workers_are_one_line(cluster, images, tmp_path):
 
 def test_an_address_without_a_cluster_is_one_line(images, tmp_path):
     pytest.importorskip("ray")
-    line = command(images, tmp_path / "f.h5", "--ray-address", "somewhere:6379")
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stderr) == (2, "error: --ray-address goes with --engine ray\n")
+    line = command(images, tmp_path / "f.h5", "--engine", "ray", "--ray-address", "127.0.0.1:1")
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: --ray-address 127.0.0.1:1: nobody answers there")
+    assert done.stderr.count("\n") == 1
+
+
+def test_weights_that_do_not_fit_leave_the_store_alone(images, tmp_path):
+    pytest.importorskip("ray")
+    (tmp_path / "junk.pth").write_bytes(b"junk")
+    (tmp_path / "f.h5").write_bytes(b"a store of somebody")
+    line = command(images, tmp_path / "f.h5", "--engine", "ray", "--overwrite")
+    line[line.index("random")] = str(tmp_path / "junk.pth")
+    done = subprocess.run(line, env=one_thread(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "junk.pth: not a readable weight file" in done.stderr
+    assert (tmp_path / "f.h5").read_bytes() == b"a store of somebody"

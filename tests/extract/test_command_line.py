@@ -26,6 +26,12 @@ def run(monkeypatch, capsys, command, *arguments):
         ((".", "--min-boxes", "20", "--max-boxes", "10"), 2, "go together"),
         ((".", "--config", "scenes", "--weights", "random", "--output", ".."), 2, "--output ..: expected a file"),
         ((".", "--shard", "3/2"), 2, "--shard 3/2: expected I/N"),
+        ((".", "--overwrite", "--shard", "1/2"), 2, "--overwrite would discard other shards' parts"),
+        (
+            (".", "--config", "scenes", "--weights", "random", "--boxes", "x.json", "--selection", "detectron2"),
+            1,
+            "x.json: no such file of boxes",
+        ),
         ((".", "--ray-address", "auto"), 2, "--ray-address goes with --engine ray"),
         ((".", "--config", "scenes", "--weights", "random", "--precision", "tf32"), 2, "tf32 needs a GPU"),
         ((".", "--config", "scenes", "--weights", "random", "--boxes", "absent.json"), 1, "no such file of boxes"),

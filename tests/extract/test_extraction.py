@@ -1,5 +1,7 @@
 import json
-import re
+import os
+import shutil
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -23,10 +25,11 @@ GOOD = ["100", "102", "106", "107"]
 
 
 def run(detector, cfg, folder, output, *, bounds=(5, 5), boxes=None, **options):
-    images = find_sources(folder).images
+    sources = find_sources(folder)
+    images = sources.images
     selection = CaffeSelection(*bounds) if boxes is None else GivenBoxes("0")
     settings = Options(**{"workers": 0, "part_size": 3, **options})
-    provenance = describe_run(cfg, None, selection, Precision.FP32, settings, images)
+    provenance = describe_run(cfg, None, selection, Precision.FP32, settings, sources)
     extraction = Extraction(
         output, provenance, {"device": "cpu"}, len(images), settings.part_size, bounds[0], settings.shard
     )
@@ -89,16 +92,24 @@ def test_provenance_says_how_features_were_made(detector, scenes_config, bad_ima
     assert attributes["selection"] == "caffe min=5 max=5 threshold=0.2 nms=0.3 boxes=inclusive"
     assert attributes["feature_dtype"] == "float16"
     assert attributes["weights_sha256"] == "random, seed 2022"
-    assert re.search(r"detectron2 0\.\d+.*torch 2\.", attributes["versions"])
+    versions = dict(line.split(" ") for line in attributes["versions"].splitlines())
+    assert {"detectron2", "torch", "torchvision", "numpy", "pillow", "opencv", "pixels-to-recall"} == set(versions)
     assert "NUM_CLASSES: 4" in attributes["config"]
     assert attributes["class_names"].splitlines() == ["circle", "square", "triangle", "star"]
     assert attributes["precision"] == "fp32"
 
 
-def test_parts_batches_and_workers_do_not_change_the_store(detector, scenes_config, bad_images, tmp_path):
+def test_parts_and_workers_do_not_change_the_store_and_batches_its_last_bits(
+    detector, scenes_config, bad_images, tmp_path
+):
     run(detector, scenes_config, bad_images, tmp_path / "a.h5", batch_size=1)
     run(detector, scenes_config, bad_images, tmp_path / "b.h5", batch_size=1, part_size=100, workers=2)
     same_data(tmp_path / "a.h5", tmp_path / "b.h5")
+    run(detector, scenes_config, bad_images, tmp_path / "c.h5", batch_size=4, part_size=100)
+    with h5py.File(tmp_path / "a.h5") as one, h5py.File(tmp_path / "c.h5") as other:
+        features = one["features"][:]
+        np.testing.assert_allclose(other["features"][:], features, atol=1e-5 * np.abs(features).max())
+        np.testing.assert_allclose(other["boxes"][:], one["boxes"][:], atol=1e-2)
 
 
 def test_an_interrupted_run_goes_on_where_it_was(detector, scenes_config, bad_images, tmp_path, monkeypatch):
@@ -165,13 +176,78 @@ def test_memory_that_does_not_hold_a_batch_halves_it(detector, scenes_config, ba
     same_data(tmp_path / "one.h5", tmp_path / "halved.h5")
 
 
-def test_an_image_that_does_not_fit_is_one_line(detector, scenes_config, bad_images, tmp_path, monkeypatch):
-    def no_memory(self, images, geometries):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+@pytest.mark.parametrize(
+    "message",
+    [
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes",
+        "CUDA error: out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)",
+    ],
+)
+def test_an_image_that_does_not_fit_is_reported(
+    detector, scenes_config, bad_images, tmp_path, monkeypatch, message
+):
+    call = type(detector).__call__
 
-    monkeypatch.setattr(type(detector), "__call__", no_memory)
-    with pytest.raises(InputError, match="does not fit in the memory"):
-        run(detector, scenes_config, bad_images, tmp_path / "features.h5")
+    def little_memory(self, images, geometries):
+        if geometries[0].original == (60, 40):
+            raise RuntimeError(message)
+        return call(self, images, geometries)
+
+    monkeypatch.setattr(type(detector), "__call__", little_memory)
+    summary = run(detector, scenes_config, bad_images, tmp_path / "features.h5")
+    assert summary.stored == 3
+    reasons = {failure["id"]: failure["reason"] for failure in summary.failures}
+    assert reasons["102"] == "too large for the memory of the device"
+    with pytest.raises(InputError, match=r"b\.png: image 102 cannot be read: too large"):
+        only_b = bad_images.parent / "b.txt"
+        only_b.write_text("images/b.png\n")
+        sources = find_sources(only_b)
+        describer = Describer(
+            detector,
+            CaffeSelection(5, 5),
+            sources.folder,
+            [replace(sources.images[0], image_id="102")],
+            Options(workers=0, fail_on_error=True),
+        )
+        list(describer.blocks([range(1)], lambda count: None))
+
+
+def test_a_decoder_that_dies_is_one_line(detector, scenes_config, bad_images, tmp_path, monkeypatch):
+    def die(path):
+        os._exit(9)
+
+    monkeypatch.setattr("extract.description.read_image", die)
+    with pytest.raises(
+        InputError, match=r"a process that reads images died here or near.*the same command goes on"
+    ):
+        run(detector, scenes_config, bad_images, tmp_path / "features.h5", workers=1)
+
+
+def test_a_picture_that_memory_cannot_hold_is_reported(detector, scenes_config, bad_images, tmp_path, monkeypatch):
+    def no_memory(path):
+        raise MemoryError
+
+    monkeypatch.setattr("extract.description.read_image", no_memory)
+    summary = run(detector, scenes_config, bad_images, tmp_path / "features.h5")
+    assert {failure["reason"] for failure in summary.failures} == {"too large for this machine's memory"}
+
+
+def test_pictures_of_another_folder_are_not_mixed_in(detector, scenes_config, bad_images, tmp_path):
+    run(detector, scenes_config, bad_images, tmp_path / "features.h5")
+    other = shutil.copytree(bad_images.parent, tmp_path / "other")
+    with pytest.raises(InputError, match="image_list_sha256 was"):
+        run(detector, scenes_config, other / "images", tmp_path / "features.h5")
+
+
+def test_a_box_beside_the_picture_is_reported(detector, scenes_config, bad_images, tmp_path):
+    far = np.array([[500, 500, 600, 600]], np.float32)
+    boxes = {"100": np.concatenate([far - 499, far]), "102": far - 600, "106": far - 499, "107": far * 0}
+    summary = run(detector, scenes_config, bad_images, tmp_path / "features.h5", boxes=boxes)
+    reasons = {failure["id"]: failure["reason"] for failure in summary.failures}
+    assert reasons["100"] == "box 1 of those given for it lies outside"
+    assert "102" not in reasons  # its corner touches
+    assert summary.stored == 3
 
 
 def test_other_errors_of_the_network_are_not_hidden(detector, scenes_config, bad_images, tmp_path, monkeypatch):
