@@ -93,10 +93,7 @@ def extract_folder(request: Request) -> Summary:
             cannot compute so.
         InputError: something given cannot be read, or the store was made otherwise; see `Extraction.run`.
     """
-    if request.overwrite and request.options.shard:
-        raise UsageError(
-            "--overwrite would discard the parts of other shards: remove the store and its parts first"
-        )
+    _refuse_contradictions(request)
     device = resolve_device(request.device)
     request.precision.require(device)
     cfg = with_values(load_config(request.config), seed=request.seed)
@@ -123,6 +120,14 @@ def extract_folder(request: Request) -> Summary:
     return run.run(engine)
 
 
+def _refuse_contradictions(request: Request) -> None:
+    settings = (request.bounds, request.threshold, request.nms, request.rule)
+    if request.boxes is not None and settings != (None, None, None, "caffe"):
+        raise UsageError("--boxes gives every box that is described: no selection, counts or NMS beside it")
+    if request.overwrite and request.options.shard:
+        raise UsageError("--overwrite would discard other shards' parts: remove the store and its parts first")
+
+
 def _store(request: Request) -> Path:
     store = request.output or request.images.resolve().parent / "precomp" / "features.h5"
     if not store.name or store.is_dir():
@@ -146,8 +151,6 @@ def resolve_weights(config: str, spec: str | None) -> Path | None:
 
 def _selection(request: Request, cfg: CfgNode) -> Selection:
     if request.boxes is not None:
-        if (request.bounds, request.threshold, request.nms, request.rule) != (None, None, None, "caffe"):
-            raise UsageError("--boxes gives every box that is described: no selection, counts or NMS beside it")
         return GivenBoxes(sha256_of(request.boxes))
     fewest, most = request.bounds or cfg.TEST.REGIONS
     return build_selection(request.rule, (fewest, most), request.threshold, request.nms, is_caffe(cfg))

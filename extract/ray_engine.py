@@ -109,9 +109,8 @@ class RayEngine:
                 if spent is None:
                     deaths[part] += 1
                     if deaths[part] == DEATHS:
-                        raise InputError(
-                            f"{parts.path(part)}: {DEATHS} workers of the Ray cluster died at it; Ray's log says why"
-                        )
+                        died = f"{DEATHS} workers of the Ray cluster died at it; Ray's log says why"
+                        raise InputError(f"{parts.path(part)}: {died}")
                     start(self._new_actor(), part)
                     continue
                 for stage, value in spent.items():

@@ -29,8 +29,8 @@ def run(monkeypatch, capsys, command, *arguments):
         ((".", "--overwrite", "--shard", "1/2"), 2, "--overwrite would discard other shards' parts"),
         (
             (".", "--config", "scenes", "--weights", "random", "--boxes", "x.json", "--selection", "detectron2"),
-            1,
-            "x.json: no such file of boxes",
+            2,
+            "--boxes gives every box",
         ),
         ((".", "--ray-address", "auto"), 2, "--ray-address goes with --engine ray"),
         ((".", "--config", "scenes", "--weights", "random", "--precision", "tf32"), 2, "tf32 needs a GPU"),
