@@ -130,9 +130,7 @@ class Describer:
             regions.update(self._describe(batch))
             advance(len(batch))
         too_large = [position for position in sizes if position not in regions]
-        failures += [
-            self._failure(position, "does not fit into the memory of the device") for position in too_large
-        ]
+        failures += [self._failure(position, "too large for the memory of the device") for position in too_large]
         return self._as_block(regions, sizes, tuple(failures))
 
     def _next(self, decoded: Iterator[_Decoded], position: int) -> _Decoded:

@@ -53,7 +53,7 @@ def test_wrong_use_is_one_line(scenes, monkeypatch, capsys, arguments, code, mes
 def test_an_image_that_cannot_be_shown_is_one_line(tmp_path, monkeypatch, capsys):
     arguments = ("show", tmp_path / "absent.jpg", "--config", "scenes", "--weights", "random", "--out", "x.png")
     code, error = run(monkeypatch, capsys, butd, *arguments)
-    assert (code, error) == (1, f"error: {tmp_path}/absent.jpg: no such file\n")
+    assert (code, error) == (1, f"error: {tmp_path}/absent.jpg: cannot be read: no such file\n")
 
 
 def test_caffes_network_is_not_trained(scenes, tmp_path, monkeypatch, capsys):

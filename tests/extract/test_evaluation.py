@@ -96,7 +96,7 @@ def test_an_unreadable_image_is_one_line(scenes, detector, tmp_path):
     broken = DetectionSplit(
         split.classes, split.attributes, [{**split.records[0], "file_name": tmp_path / "a.jpg"}]
     )
-    with pytest.raises(InputError, match=r"a\.jpg: the file is empty"):
+    with pytest.raises(InputError, match=r"a\.jpg: cannot be read: the file is empty"):
         evaluate_detector(detector, broken)
 
 
