@@ -59,7 +59,7 @@ def describe(store: FeatureStore, sample: int | None = 1000) -> dict[str, Any]:
         "data_sets": data_sets,
         "provenance": store.provenance,
         "failures": list(store.failures),
-        "statistics": asdict(statistics(store, sample)) if whole.regions else None,
+        "statistics": asdict(statistics(store, sample)) if whole.regions and whole.dim else None,
         "rows": [_row(store, row) for row in range(min(SHOWN_ROWS, whole.images))],
     }
 
