@@ -77,7 +77,7 @@ class RayEngine:
         try:
             import ray
         except ImportError:
-            raise UsageError("--engine ray needs the extra: pip install 'pixels-to-recall[ray]'") from None
+            raise UsageError("--engine ray needs Ray, the extra ray: pip install ray") from None
         self._ray = ray
         self.worker, self.device = _with_absolute_paths(worker), device.split(":")[0]
         if not ray.is_initialized():
