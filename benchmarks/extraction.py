@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
+from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import machine
@@ -70,8 +71,14 @@ def product_rate(precision: Precision, device: torch.device, repeats: int) -> fl
         return 2 * PRODUCT**3 / seconds_of(lambda: one @ one, device, repeats)
 
 
-def propose_anchors(detector: Detector) -> None:
-    """Make a random network propose as many boxes as a trained one: anchors, at scores that are random."""
+def make_plausible(detector: Detector) -> None:
+    """Give a random network what a trained one has: activations that do not grow, and many proposals.
+
+    Residual branches add little, so that half precision does not overflow; anchors are proposed, at random scores.
+    """
+    for block in detector.model.modules():
+        if isinstance(block, BottleneckBlock):
+            block.conv3.norm.weight.fill_(0.2)
     head = detector.model.proposal_generator.rpn_head
     torch.nn.init.zeros_(head.anchor_deltas.weight)
     torch.nn.init.zeros_(head.anchor_deltas.bias)
@@ -205,7 +212,7 @@ def main() -> None:
     pictures = [sources.folder / image.file for image in sources.images]
     cfg = load_config(arguments.config)
     exact = build_detector(cfg, None, device)
-    propose_anchors(exact)
+    make_plausible(exact)
     photograph = torch.from_numpy(read_image(pictures[0])).permute(2, 0, 1)[None].float()
     photograph = torch.nn.functional.interpolate(photograph, SIZE, mode="bilinear")[0]
     image = photograph - torch.tensor(cfg.MODEL.PIXEL_MEAN)[:, None, None]
