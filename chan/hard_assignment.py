@@ -6,6 +6,7 @@ exchanged, its textual counterpart.
 Shapes: Q queries in all, N sequences of keys, M keys in all, D joint dimension.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn.functional import embedding_bag
 
 from chan.packing import EqualRun, Packed, equal_runs, offsets_of
 
-SIMILARITIES = 1 << 20  # in one tile of queries x keys: 4 MiB, so that the maximum is taken in the cache
+SIMILARITIES = 1 << 22  # in one tile of keys x queries: 16 MiB, enough rows for an efficient matrix product
 
 
 def best_similarities(queries: Tensor, keys: Packed, precision: torch.dtype | None = None) -> Tensor:
@@ -27,7 +28,7 @@ def best_similarities(queries: Tensor, keys: Packed, precision: torch.dtype | No
     """
     ordered, place = _by_length(keys)
     if torch.is_grad_enabled() and (queries.requires_grad or keys.rows.requires_grad):
-        best = _BestKey.apply(queries, ordered.rows, equal_runs(ordered.offsets), precision)[0]
+        best = _BestKey.apply(queries, ordered.rows, ordered.offsets, precision)[0]
     else:
         best = _best(queries, ordered, precision)
     return best if place is None else best.index_select(1, place)
@@ -39,7 +40,7 @@ def best_keys(queries: Tensor, keys: Packed) -> tuple[Tensor, Tensor]:
     Of equal keys any one may be named. Not differentiable.
     """
     ordered, place = _by_length(keys)
-    best, winner = _best_and_winner(queries, ordered.rows, equal_runs(ordered.offsets))
+    best, winner = _best_and_winner(queries, ordered)
     position = winner.long() - ordered.offsets[:-1].to(winner.device)
     if place is None:
         return best, position
@@ -54,37 +55,58 @@ def _by_length(keys: Packed) -> tuple[Packed, Tensor | None]:
     return ordered, order.argsort().to(keys.rows.device)
 
 
-def _tiles(queries: Tensor, keys: Tensor) -> list[slice]:
-    step = max(1, SIMILARITIES // len(keys))
-    return [slice(first, first + step) for first in range(0, len(queries), step)]
+def _tiles(keys: Packed, queries: int) -> Iterator[slice]:
+    """Consecutive sequences whose keys have about `SIMILARITIES` products with the queries; at least one."""
+    rows = max(1, SIMILARITIES // queries)
+    first = 0
+    while first < len(keys):
+        full = int(torch.searchsorted(keys.offsets, keys.offsets[first] + rows, right=True)) - 1
+        last = max(first + 1, full)
+        yield slice(first, last)
+        first = last
 
 
+def _tile_products(
+    queries: Tensor, keys: Packed, precision: torch.dtype | None
+) -> Iterator[tuple[EqualRun, Tensor]]:
+    """For each run of sequences of one length their products (count, length, Q) with all queries.
+
+    The tensor is only good until the next one is asked for: all tiles share one piece of memory, since fresh
+    memory costs a tenth of the product. Keys come first, so that the maximum runs along contiguous queries.
+    """
+    left, right = keys.rows.to(precision or keys.rows.dtype), queries.to(precision or queries.dtype).T
+    memory = left.new_empty(0)
+    for tile in _tiles(keys, len(queries)):
+        part = keys.slice(tile.start, tile.stop)
+        first_row = int(keys.offsets[tile.start])
+        rows = slice(first_row, first_row + len(part.rows))
+        if len(part.rows) > len(memory):
+            memory = left.new_empty(len(part.rows), len(queries))
+        products = torch.mm(left[rows], right, out=memory[: len(part.rows)])
+        for run in equal_runs(part.offsets):
+            placed = EqualRun(run.length, run.count, run.first + tile.start, run.first_row + first_row)
+            yield placed, products[run.rows].unflatten(0, (run.count, run.length))
+
+
+@torch.no_grad()
 def _best(queries: Tensor, keys: Packed, precision: torch.dtype | None) -> Tensor:
-    runs = equal_runs(keys.offsets)
-    best = queries.new_empty(len(queries), len(keys))
-    left, right = queries.to(precision or queries.dtype), keys.rows.to(precision or keys.rows.dtype).T
-    for tile in _tiles(queries, keys.rows):
-        similarity = left[tile] @ right  # in this order the keys of a sequence are contiguous
-        for run in runs:
-            best[tile, run.sequences] = similarity[:, run.rows].unflatten(1, (run.count, run.length)).amax(2)
-    return best
+    best = queries.new_empty(len(keys), len(queries))
+    for run, products in _tile_products(queries, keys, precision):
+        best[run.sequences] = products.amax(1)
+    return best.T
 
 
-def _best_and_winner(
-    queries: Tensor, keys: Tensor, runs: list[EqualRun], precision: torch.dtype | None = None
-) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def _best_and_winner(queries: Tensor, keys: Packed, precision: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
     """(Q, N) products in the queries' type, and (Q, N) int32: the rows of the winning keys."""
-    best = queries.new_empty(len(queries), runs[-1].first + runs[-1].count)
+    best = queries.new_empty(len(keys), len(queries))
     winner = torch.empty_like(best, dtype=torch.int32)
-    left, right = queries.to(precision or queries.dtype), keys.to(precision or keys.dtype).T
-    for tile in _tiles(queries, keys):
-        similarity = left[tile] @ right
-        for run in runs:
-            value, index = similarity[:, run.rows].unflatten(1, (run.count, run.length)).max(2)
-            starts = torch.arange(run.count, device=index.device) * run.length + run.first_row
-            best[tile, run.sequences] = value.to(best.dtype)
-            winner[tile, run.sequences] = (index + starts).int()
-    return best, winner
+    for run, products in _tile_products(queries, keys, precision):
+        value, index = products.max(1)
+        starts = torch.arange(run.count, device=index.device) * run.length + run.first_row
+        best[run.sequences] = value.to(best.dtype)
+        winner[run.sequences] = (index + starts[:, None]).int()
+    return best.T, winner.T
 
 
 class _BestKey(torch.autograd.Function):
@@ -97,9 +119,9 @@ class _BestKey(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, keys: Tensor, runs: list[EqualRun], precision: torch.dtype | None
+        ctx: Any, queries: Tensor, keys: Tensor, offsets: Tensor, precision: torch.dtype | None
     ) -> tuple[Tensor, Tensor]:
-        best, winner = _best_and_winner(queries, keys, runs, precision)
+        best, winner = _best_and_winner(queries, Packed(keys, offsets), precision)
         ctx.save_for_backward(queries, keys, winner)
         ctx.mark_non_differentiable(winner)
         return best, winner
@@ -107,7 +129,7 @@ class _BestKey(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         queries, keys, winner = ctx.saved_tensors
-        gradient = gradients[0].contiguous()
+        gradient, winner = gradients[0].contiguous(), winner.contiguous()
         pairs = gradient.flatten().nonzero().squeeze(1)  # ordered by query, as the bags of queries must be
         weight = gradient.flatten()[pairs]
         key, query = winner.flatten()[pairs].long(), pairs // gradient.shape[1]
