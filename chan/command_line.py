@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from chan import coco_metrics, distributed, evaluation, explanation, importing, pictures, runs, training
+from chan import coco_metrics, distributed, evaluation, explanation, importing, pictures, recall, runs, training
 from chan.config import Config, ScheduleName, differing_keys, load_config, override
 from chan.splits import check_dim, open_split
 from data_tools.captions import Split, load_split
@@ -101,7 +101,7 @@ def evaluate(
     scorer, more = evaluation.of_embeddings(model, regions, words), {}
     if scores is not None or coco is not None:
         matrix = evaluation.score(model, regions, words)
-        scorer = evaluation.of_matrix(matrix)
+        scorer = recall.of_matrix(matrix)
         if scores is not None:
             with replacing(scores) as temporary, temporary.open("wb") as file:
                 np.save(file, matrix.cpu().numpy())
@@ -134,7 +134,7 @@ def ensemble(
     for path in scores[1:]:
         matrix += evaluation.load_scores(path, loaded)
     matrix /= len(scores)
-    result = evaluation.evaluate(loaded, folds, evaluation.of_matrix(matrix), seed)
+    result = evaluation.evaluate(loaded, folds, recall.of_matrix(matrix), seed)
     _report(loaded, result, {} if coco is None else coco.measure(matrix), as_json)
 
 

@@ -16,7 +16,7 @@ from chan import recall
 from chan.intervals import Intervals, bootstrap
 from chan.model import Chan
 from chan.packing import Packed, join
-from chan.recall import Ranking, RetrievalRecall
+from chan.recall import BlockScorer, Ranking, RetrievalRecall
 from chan.splits import FeatureSplit, caption_batch, image_batch, read_captions
 from chan.word_ids import CaptionReader
 from data_tools.captions import Split
@@ -24,9 +24,6 @@ from data_tools.console import Progress
 from data_tools.errors import InputError, UsageError
 
 BATCH = 128  # images or captions encoded at a time
-
-BlockScorer = Callable[[range, Tensor], Tensor]
-"""From consecutive images and (c,) int64 captions to their (images, captions) scores."""
 
 
 @torch.inference_mode()
@@ -54,20 +51,16 @@ def encode(
 
 
 @torch.inference_mode()
-def score_split(model: Chan, opened: FeatureSplit, reader: CaptionReader, device: torch.device) -> Tensor:
-    """(N, C) float32 scores of a split, on `device`, in the order of the split's files."""
-    return score(model, *encode(model, opened, reader, device))
-
-
-@torch.inference_mode()
 def score(model: Chan, regions: Packed, words: Packed) -> Tensor:
-    """(N, C) float32 scores of the embeddings of `encode`."""
+    """(N, C) float32 scores of the embeddings of `encode`, in the order of the split's files."""
     return model.score(regions, words)
 
 
-def recall_of(scores: Tensor, opened: FeatureSplit) -> RetrievalRecall:
-    """Recall of a split's (N, C) scores."""
-    return recall.measure(scores, torch.from_numpy(opened.split.caption_images))
+@torch.inference_mode()
+def measure(model: Chan, opened: FeatureSplit, reader: CaptionReader, device: torch.device) -> RetrievalRecall:
+    """Recall of a model on a whole split, without a score matrix."""
+    scorer = of_embeddings(model, *encode(model, opened, reader, device))
+    return recall.rank(scorer, len(opened.split.image_ids), torch.from_numpy(opened.split.caption_images)).recall()
 
 
 @dataclass(frozen=True)
@@ -79,14 +72,20 @@ class Evaluation:
     intervals: Intervals
 
 
-def of_matrix(scores: Tensor) -> BlockScorer:
-    """The blocks of a score matrix (N, C)."""
-    return lambda images, captions: scores[images.start : images.stop, captions.to(scores.device)]
-
-
 def of_embeddings(model: Chan, regions: Packed, words: Packed) -> BlockScorer:
     """The blocks of a matrix that is not computed outside them."""
     return lambda images, captions: model.score(regions.slice(images.start, images.stop), words.take(captions))
+
+
+def _of_fold(scorer: BlockScorer, first: int, captions: Tensor, progress: Progress) -> BlockScorer:
+    """Blocks of a fold, whose images begin with `first` and whose captions are these; counted in pairs."""
+
+    def block(images: range, places: Tensor) -> Tensor:
+        scores = scorer(range(first + images.start, first + images.stop), captions[places])
+        progress.advance(scores.numel())
+        return scores
+
+    return block
 
 
 @torch.inference_mode()
@@ -96,7 +95,7 @@ def evaluate(split: Split, folds: int, scorer: BlockScorer, seed: int) -> Evalua
     Args:
         split: the split.
         folds: 1 for the whole; 5 on COCO's 5,000 test images is the published 1K protocol.
-        scorer: of `of_matrix` or `of_embeddings`.
+        scorer: of `recall.of_matrix` or `of_embeddings`.
         seed: of the bootstrap.
 
     Raises:
@@ -106,11 +105,12 @@ def evaluate(split: Split, folds: int, scorer: BlockScorer, seed: int) -> Evalua
     if folds < 1 or images % folds:
         raise UsageError(f"--folds {folds}: split {split.name} has {images} images, which it must divide")
     caption_images, size = torch.from_numpy(split.caption_images), images // folds
+    members = [((caption_images // size) == fold).nonzero().squeeze(1) for fold in range(folds)]
     rankings = []
-    for first in range(0, images, size):
-        captions = ((caption_images >= first) & (caption_images < first + size)).nonzero().squeeze(1)
-        block = scorer(range(first, first + size), captions)
-        rankings.append(recall.rank(block, caption_images[captions] - first))
+    with Progress(f"scoring {split.name}", size * sum(map(len, members)), "pairs") as progress:
+        for fold, captions in enumerate(members):
+            blocks = _of_fold(scorer, fold * size, captions, progress)
+            rankings.append(recall.rank(blocks, size, caption_images[captions] - fold * size))
     parts = [ranking.recall() for ranking in rankings]
     return Evaluation(folds, recall.average(parts), bootstrap(Ranking.joined(rankings, size), seed))
 

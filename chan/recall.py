@@ -3,17 +3,23 @@
 A rank is the number of wrong candidates whose score is not strictly below that of the right one: a tie or a
 NaN counts against the model, so that a constant score never looks good. It is 0 for a perfect answer.
 
-Shapes: N images, C captions; `scores` is (N, C).
+Scores are asked for in blocks and counted at once, so that a hundred thousand captions need no score matrix.
+
+Shapes: N images, C captions; n images and c captions of a block.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 CUTOFFS = (1, 5, 10)
-QUERIES = 1024  # ranked at a time
+IMAGES = 512  # of a block, which has the captions of as many images
+
+BlockScorer = Callable[[range, Tensor], Tensor]
+"""From consecutive images and the positions (c,) int64 of captions to their (n, c) scores."""
 
 
 @dataclass(frozen=True)
@@ -78,21 +84,72 @@ class Ranking:
         )
 
 
-def rank(scores: Tensor, caption_images: Tensor) -> Ranking:
-    """The ranks in a score matrix.
+def of_matrix(scores: Tensor) -> BlockScorer:
+    """The blocks of a score matrix (N, C)."""
+    return lambda images, captions: scores[images.start : images.stop, captions.to(scores.device)]
+
+
+@dataclass(frozen=True)
+class _OwnBlock:
+    """A block of images with all of their captions: `scores` (n, c), and which are pairs, `own` (n, c)."""
+
+    scores: Tensor
+    own: Tensor
+
+    @classmethod
+    def of(cls, scorer: BlockScorer, images: range, captions: Tensor, owners: Tensor) -> "_OwnBlock":
+        """Of the `images`, and the `captions` (c,) that belong to the images `owners` (c,)."""
+        scores = scorer(images, captions) if len(captions) else torch.empty(len(images), 0)
+        return cls(scores, (torch.arange(images.start, images.stop)[:, None] == owners).to(scores.device))
+
+    def right(self) -> Tensor:
+        """(c,): the score of each caption with its image."""
+        return self.scores.T.masked_select(self.own.T)
+
+    def best(self) -> Tensor:
+        """(n, 1): the best score of each image with a caption of its own; NaN where all are, or none is."""
+        right = self.own & ~self.scores.isnan()
+        lowest = self.scores.new_full((len(self.scores), 1), -torch.inf)
+        best = torch.cat([self.scores.masked_fill(~right, -torch.inf), lowest], 1).amax(1, keepdim=True)
+        return best.masked_fill(~right.any(1, keepdim=True), torch.nan)
+
+
+def rank(scorer: BlockScorer, images: int, caption_images: Tensor) -> Ranking:
+    """The ranks of all images and captions, with every score asked for once.
+
+    The blocks in which images meet their own captions come first, and are kept: they have the scores of the
+    right answers, against which all blocks are counted. Memory grows with C, not with N x C.
 
     Args:
-        scores: (N, C) on any device.
+        scorer: gives the scores, on any device.
+        images: N.
         caption_images: (C,) int64, the image of each caption; images may have any number of captions.
     """
-    caption_images = caption_images.to(scores.device)
-    i2t, t2i = caption_ranks(scores, caption_images), image_ranks(scores, caption_images)
-    return Ranking(i2t, caption_images.unique(), t2i, caption_images)
+    owners, order = caption_images.cpu().sort(stable=True)
+    starts = torch.tensor([*range(0, images, IMAGES), images])
+    rows = [range(a, b) for a, b in pairwise(starts.tolist())]
+    columns = [slice(a, b) for a, b in pairwise(torch.searchsorted(owners, starts).tolist())]
+    pairs = list(zip(rows, columns, strict=True))
+    own_blocks = [_OwnBlock.of(scorer, row, order[column], owners[column]) for row, column in pairs]
+    right, best = [block.right() for block in own_blocks], [block.best() for block in own_blocks]
+    i2t, t2i = torch.zeros(images, dtype=torch.int64), torch.zeros(len(owners), dtype=torch.int64)
+    for r, row in enumerate(rows):
+        for c, column in enumerate(columns):
+            if column.start == column.stop:
+                continue
+            scores = own_blocks[r].scores if r == c else scorer(row, order[column])
+            t2i[order[column]] += (~(scores < right[c])).sum(0).cpu()
+            ahead = ~(
+                scores < best[r]
+            )  # where no right caption has a score, comparing with NaN gives every wrong one
+            i2t[row.start : row.stop] += (ahead & ~own_blocks[r].own if r == c else ahead).sum(1).cpu()
+    answered = owners.unique()
+    return Ranking(i2t[answered], answered, t2i - 1, caption_images.cpu())  # the right image is never below itself
 
 
 def measure(scores: Tensor, caption_images: Tensor) -> RetrievalRecall:
-    """Recall of a score matrix; arguments as for `rank`."""
-    return rank(scores, caption_images).recall()
+    """Recall of a score matrix (N, C) with `caption_images` as for `rank`."""
+    return rank(of_matrix(scores), len(scores), caption_images).recall()
 
 
 def average(parts: Sequence[RetrievalRecall]) -> RetrievalRecall:
@@ -102,31 +159,3 @@ def average(parts: Sequence[RetrievalRecall]) -> RetrievalRecall:
         return Recall(*(sum(values) / len(values) for values in zip(*map(astuple, recalls), strict=True)))
 
     return RetrievalRecall(side([part.i2t for part in parts]), side([part.t2i for part in parts]))
-
-
-def image_ranks(scores: Tensor, caption_images: Tensor) -> Tensor:
-    """(C,) int64: how many wrong images are not strictly below each caption's own."""
-    ranks = []
-    for first in range(0, scores.shape[1], QUERIES):
-        block, own = scores[:, first : first + QUERIES], caption_images[first : first + QUERIES]
-        positive = block.gather(0, own[None])
-        ranks.append((~(block < positive)).sum(0) - 1)  # the right image is never below itself
-    return torch.cat(ranks)
-
-
-def caption_ranks(scores: Tensor, caption_images: Tensor) -> Tensor:
-    """(images with captions,) int64: how many wrong captions are not strictly below the best right one.
-
-    That is the best rank among the image's own captions, which are no wrong answers to one another.
-    """
-    ranks = []
-    for first in range(0, len(scores), QUERIES):
-        block = scores[first : first + QUERIES]
-        images = torch.arange(first, first + len(block), device=scores.device)
-        own = caption_images[None] == images[:, None]
-        right = own & ~block.isnan()
-        best = block.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
-        # Where no right caption has a score, comparing with NaN puts every wrong one before it.
-        best = best.masked_fill(~right.any(1, keepdim=True), torch.nan)
-        ranks.append((~(block < best) & ~own).sum(1)[own.any(1)])
-    return torch.cat(ranks)

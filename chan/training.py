@@ -237,8 +237,7 @@ def train_epoch(trainer: Trainer, progressed: Progressed) -> None:
 def validate(trainer: Trainer, progressed: Progressed) -> None:
     """Measure recall on dev after an epoch; keeps the best rsum and its epoch in `progressed`."""
     stepper = trainer.stepper
-    scores = evaluation.score_split(stepper.model, trainer.dev, trainer.pairs.reader, stepper.device)
-    result = evaluation.recall_of(scores, trainer.dev)
+    result = evaluation.measure(stepper.model, trainer.dev, trainer.pairs.reader, stepper.device)
     epoch = progressed.epoch - 1
     assert trainer.metrics is not None
     trainer.metrics.write("dev", progressed.step, epoch, evaluation.as_document(result))

@@ -13,13 +13,10 @@ from chan.evaluation import (
     evaluate,
     load_scores,
     of_embeddings,
-    of_matrix,
-    recall_of,
-    score_split,
 )
 from chan.model import build_model
 from chan.packing import pack
-from chan.recall import measure
+from chan.recall import measure, of_matrix
 from chan.splits import FeatureSplit, check_dim, open_split
 from chan.word_ids import VocabularyReader
 from data_tools.errors import InputError, UsageError
@@ -43,7 +40,7 @@ def test_scores_are_those_of_single_pairs(opened: FeatureSplit, monkeypatch: pyt
     reader = reader_of(opened)
     torch.manual_seed(0)
     model = build_model(ModelConfig(dim=16), opened.features.dim, reader, pretrained=False)
-    scores = score_split(model, opened, reader, CPU)
+    scores = evaluation.score(model, *evaluation.encode(model, opened, reader, CPU))
     assert scores.shape == (6, 30)
     assert scores.dtype == torch.float32
     for image, caption in [(0, 0), (3, 17), (5, 29), (1, 4)]:
@@ -64,13 +61,13 @@ def test_each_image_is_read_once(opened: FeatureSplit, monkeypatch: pytest.Monke
     monkeypatch.setattr(FeatureStore, "read", counted)
     reader = reader_of(opened)
     model = build_model(ModelConfig(dim=16), opened.features.dim, reader, pretrained=False)
-    score_split(model, opened, reader, CPU)
+    evaluation.encode(model, opened, reader, CPU)
     assert dict(reads) == {int(row): 1 for row in opened.rows}
 
 
 def test_the_document_of_a_perfect_score(opened: FeatureSplit) -> None:
     right = opened.split.caption_images == np.arange(6)[:, None]
-    document = as_document(recall_of(torch.from_numpy(right).float(), opened))
+    document = as_document(measure(torch.from_numpy(right).float(), torch.from_numpy(opened.split.caption_images)))
     side = {"r1": 100.0, "r5": 100.0, "r10": 100.0, "medr": 1.0, "meanr": 1.0}
     assert document == {"rsum": 600.0, "i2t": side, "t2i": side}
 
@@ -107,6 +104,15 @@ def test_folds_need_no_matrix(opened: FeatureSplit) -> None:
     for folds in (1, 2, 3):
         blocks = evaluate(opened.split, folds, of_embeddings(model, regions, words), seed=0)
         assert blocks == evaluate(opened.split, folds, of_matrix(scores), seed=0)
+
+
+def test_validation_measures_the_whole_split(opened: FeatureSplit) -> None:
+    reader = reader_of(opened)
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(dim=16), opened.features.dim, reader, pretrained=False)
+    scores = evaluation.score(model, *evaluation.encode(model, opened, reader, CPU))
+    expected = measure(scores, torch.from_numpy(opened.split.caption_images))
+    assert evaluation.measure(model, opened, reader, CPU) == expected
 
 
 def test_folds_must_divide_the_images(opened: FeatureSplit) -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chan.recall import Recall, caption_ranks, image_ranks, measure
+from chan.recall import Recall, measure, of_matrix, rank
 
 
 def sorted_rank(scores: list[float], right: set[int]) -> int:
@@ -49,22 +49,30 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, list[int]]:
     return np.array(cells).reshape(images, len(captions)), captions
 
 
-@given(problems())
-def test_counted_ranks_are_sorted_ranks(problem: tuple[np.ndarray, list[int]]) -> None:
+@pytest.mark.parametrize("block", [1, 2, 512])
+@given(problem=problems())
+def test_counted_ranks_are_sorted_ranks(block: int, problem: tuple[np.ndarray, list[int]]) -> None:
     scores, captions = problem
     i2t, t2i = naive(scores, captions)
-    tensor, images = torch.from_numpy(scores), torch.tensor(captions)
-    assert caption_ranks(tensor, images).tolist() == i2t
-    assert image_ranks(tensor, images).tolist() == t2i
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chan.recall.IMAGES", block)
+        found = rank(of_matrix(torch.from_numpy(scores)), len(scores), torch.tensor(captions))
+    assert found.i2t.tolist() == i2t
+    assert found.t2i.tolist() == t2i
+    assert found.images.tolist() == sorted(set(captions))
+    assert found.caption_images.tolist() == captions
 
 
-def test_blocks_of_queries_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = torch.rand(7, 21, generator=torch.Generator().manual_seed(0))
-    images = torch.arange(21) % 7
-    whole = caption_ranks(scores, images), image_ranks(scores, images)
-    monkeypatch.setattr("chan.recall.QUERIES", 3)
-    assert torch.equal(caption_ranks(scores, images), whole[0])
-    assert torch.equal(image_ranks(scores, images), whole[1])
+def test_every_score_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chan.recall.IMAGES", 3)
+    asked = torch.zeros(7, 21, dtype=torch.int64)
+
+    def scorer(images: range, captions: torch.Tensor) -> torch.Tensor:
+        asked[images.start : images.stop, captions] += 1
+        return torch.zeros(len(images), len(captions))
+
+    rank(scorer, 7, torch.arange(21) % 7)
+    assert (asked == 1).all()
 
 
 def test_a_constant_score_never_looks_good() -> None:
