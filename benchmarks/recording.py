@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parent / "results"
 def results_file() -> Path:
     """The file of this machine."""
     about = machine()
-    name = about["gpu"] or f"{about['processor']} {about['cores']} cores {about['instructions']}"
+    name = about["gpu"] or f"{about['processor']} {about['cores']} cores"
     return RESULTS / (re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") + ".json")
 
 
