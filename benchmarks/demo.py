@@ -4,8 +4,8 @@
     python -m benchmarks.demo --out runs/untrained --untrained   # the same with a random detector
 
 Writes OUT/summary.json and OUT/retrieval.png, and with `--record` the figures into those of this machine. Question
-answered: how well and how fast does retrieval work from pixels on a small machine, and what of it is the detector's
-doing?
+answered: how well and how fast does retrieval work from pixels on a small machine, and what of it is due to the
+detector?
 """
 
 import argparse

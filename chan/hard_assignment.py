@@ -71,21 +71,32 @@ def _tile_products(
 ) -> Iterator[tuple[EqualRun, Tensor]]:
     """For each run of sequences of one length their products (count, length, Q) with all queries.
 
-    The tensor is only good until the next one is asked for: all tiles share one piece of memory, since fresh
-    memory costs a tenth of the product. Keys come first, so that the maximum runs along contiguous queries.
+    A tensor is good only until the next one is asked for: all tiles share one piece of memory, since fresh memory
+    costs a tenth of the product.
     """
-    left, right = keys.rows.to(precision or keys.rows.dtype), queries.to(precision or queries.dtype).T
-    memory = left.new_empty(0)
+    rows, queries = keys.rows.to(precision or keys.rows.dtype), queries.to(precision or queries.dtype)
+    memory = rows.new_empty(0)
     for tile in _tiles(keys, len(queries)):
-        part = keys.slice(tile.start, tile.stop)
-        first_row = int(keys.offsets[tile.start])
-        rows = slice(first_row, first_row + len(part.rows))
-        if len(part.rows) > len(memory):
-            memory = left.new_empty(len(part.rows), len(queries))
-        products = torch.mm(left[rows], right, out=memory[: len(part.rows)])
+        part, first_row = keys.slice(tile.start, tile.stop), int(keys.offsets[tile.start])
+        own_rows = rows[first_row : first_row + len(part.rows)]
+        if memory.numel() < len(own_rows) * len(queries):
+            memory = rows.new_empty(len(own_rows) * len(queries))
+        products = _product(own_rows, queries, memory)
         for run in equal_runs(part.offsets):
             placed = EqualRun(run.length, run.count, run.first + tile.start, run.first_row + first_row)
             yield placed, products[run.rows].unflatten(0, (run.count, run.length))
+
+
+def _product(keys: Tensor, queries: Tensor, memory: Tensor) -> Tensor:
+    """(n, Q) products in a piece of memory, in the operand order that CPUs are faster at.
+
+    On those with AVX-512 that is the smaller side first in float32 and the larger one in half precision, by a
+    quarter; on others it makes no difference.
+    """
+    memory = memory[: len(keys) * len(queries)]
+    if (len(keys) < len(queries)) == (keys.dtype in (torch.float32, torch.float64)):
+        return torch.mm(keys, queries.T, out=memory.view(len(keys), -1))
+    return torch.mm(queries, keys.T, out=memory.view(len(queries), -1)).T
 
 
 @torch.no_grad()
