@@ -3,7 +3,7 @@
     python -m benchmarks.demo --out runs/demo               # what `make demo` runs
     python -m benchmarks.demo --out runs/untrained --untrained   # the same with a random detector
 
-Writes OUT/summary.json and OUT/retrieval.png. Question answered: how well and how fast does retrieval work from
+Writes OUT/summary.json and OUT/retrieval.png, and with `--record` the figures into those of this machine. Question answered: how well and how fast does retrieval work from
 pixels on a small machine, and what of it is the detector's doing?
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import machine
+from benchmarks.recording import record
 
 BIN = Path(sys.executable).parent
 
@@ -91,7 +92,6 @@ def run(out: Path, untrained: bool) -> dict[str, Any]:
         "dev": {"rsum": training["best_rsum"], "epoch": training["best_epoch"]},
         "test": test,
         "seconds": {**demo.seconds, "total": round(sum(demo.seconds.values()), 1)},
-        "machine": machine(),
     }
 
 
@@ -129,13 +129,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="an empty or absent folder")
     parser.add_argument("--untrained", action="store_true", help="use a random detector, for comparison")
+    parser.add_argument("--record", action="store_true", help="add the figures to this machine's results")
     arguments = parser.parse_args()
     out: Path = arguments.out
     if out.exists() and any(out.iterdir()):
         sys.exit(f"error: {out} is not empty; remove it or name another folder")
     summary = run(out, arguments.untrained)
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    (out / "summary.json").write_text(json.dumps({**summary, "machine": machine()}, indent=2) + "\n")
     print(as_text(summary, out))
+    if arguments.record:
+        print(record("demo untrained" if arguments.untrained else "demo", summary))
 
 
 if __name__ == "__main__":

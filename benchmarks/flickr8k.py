@@ -24,7 +24,9 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "hardest": HARDEST,
     "hardest_unmasked": (*HARDEST, "loss.mask_duplicates=false"),
     "bert": (
-        *SUM,
+        "loss.warmup_epochs=6",
+        "train.epochs=6",
+        "train.lr_decay_epoch=4",
         "model.text.encoder=bert",
         "model.image.encoder=basic",
         "model.pooling=mean",

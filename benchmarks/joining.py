@@ -1,7 +1,7 @@
 """How much memory the parts of a large store and their joining take.
 
     python -m benchmarks.joining                                       # 3,000 and 6,000 images, 1.8 GB of disk
-    python -m benchmarks.joining --images 120000 --out benchmarks/results/joining.json       # 36 GB of disk
+    python -m benchmarks.joining --images 120000                       # 36 GB of disk
 
 Question answered: is a store of 120,000 images x 36 x 2048 float16 written as parts and joined within 4 GB, and
 does the memory stay the same when there are twice as many images?
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.recording import record
 from data_tools.parts import Parts
 from data_tools.store import Block, FeatureStore
 
@@ -104,7 +105,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[3000, 6000])
     parser.add_argument("--part", type=int, default=256, help="images of a part")
     parser.add_argument("--folder", type=Path, help="where the stores are written; a temporary folder without it")
-    parser.add_argument("--out", type=Path, help="JSON file of the results")
+    parser.add_argument("--out", type=Path, help="another results file than this machine's")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -131,8 +132,7 @@ def main() -> None:
             done = subprocess.run([*line, "--images", str(images)], stdout=subprocess.PIPE, check=True)
         results.append(json.loads(done.stdout))
         print(", ".join(f"{name} {value}" for name, value in results[-1].items()), flush=True)
-    if options.out:
-        options.out.write_text(json.dumps({"results": results}, indent=2) + "\n")
+    print(record("joining", {"results": results}, options.out))
     if any(result["peak_mb"] * 1e6 > LIMIT for result in results):
         raise SystemExit(f"more than {LIMIT / 1e9:.0f} GB of memory")
 

@@ -1,7 +1,7 @@
 """How fast random batches are read from a feature store.
 
     python -m benchmarks.reading                                  # about a minute, 1.2 GB in a temporary folder
-    python -m benchmarks.reading --images 20000 --seconds 20 --out benchmarks/results/reading.json
+    python -m benchmarks.reading --images 20000 --seconds 20
 
 Question answered: do random batches of 384 images (36 regions x 2048, float16) come at 80 % or more of what
 `numpy.memmap` reaches on the same bytes, with 0, 2 and 4 loader processes, and does memory stay where it is?
@@ -13,7 +13,6 @@ count. Growth is that figure at the end less that at the beginning of the measur
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import statistics
@@ -28,7 +27,7 @@ import h5py
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.machine import machine
+from benchmarks.recording import record
 from data_tools.store import Block, FeatureStore, StoreShape, write_store
 
 REGIONS, DIM = 36, 2048
@@ -150,7 +149,6 @@ def run(folder: Path, images: int, batch: int, workers: list[int], seconds: floa
         "seconds": seconds,
         "turns": turns,
         "results": results,
-        "machine": machine(),
     }
 
 
@@ -178,14 +176,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the store is written; a temporary folder without it")
-    parser.add_argument("--out", type=Path, help="JSON file of the results")
+    parser.add_argument("--out", type=Path, help="another results file than this machine's")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message="This DataLoader will create")  # more loaders than cores, on purpose
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         summary = run(Path(folder), options.images, options.batch, options.workers, options.seconds, options.turns)
     print(as_text(summary))
-    if options.out:
-        options.out.write_text(json.dumps(summary, indent=2) + "\n")
+    print(record("reading", summary, options.out))
     if any(row["share"] < TARGET for row in summary["results"]):
         raise SystemExit(f"below {TARGET:.0%} of the memory map")
 

@@ -8,8 +8,9 @@ import numpy as np
 import typer
 
 from chan import coco_metrics, distributed, evaluation, explanation, importing, pictures, recall, runs, training
-from chan.config import Config, ScheduleName, differing_keys, load_config, override
+from chan.config import Config, PrecisionName, ScheduleName, differing_keys, load_config, override
 from chan.splits import check_dim, open_split
+from chan.steps import PRODUCTS
 from data_tools.captions import Split, load_split
 from data_tools.console import entry_point, print_json
 from data_tools.devices import resolve_device
@@ -83,6 +84,9 @@ def evaluate(
         Path | None, typer.Option(help="Write the (images, captions) scores here.", show_default=False)
     ] = None,
     eccv: Eccv = False,
+    precision: Annotated[
+        PrecisionName, typer.Option(help="Of the products of regions and words.")
+    ] = PrecisionName.fp32,
     device: Device = "auto",
     seed: BootstrapSeed = 0,
     as_json: Json = False,
@@ -98,9 +102,10 @@ def evaluate(
     runs.check_provenance(run, opened)
     coco = coco_metrics.CocoTest.of(opened.split) if eccv else None
     regions, words = evaluation.encode(model, opened, reader, where)
-    scorer, more = evaluation.of_embeddings(model, regions, words), {}
+    products, more = PRODUCTS[precision.value], {}
+    scorer = evaluation.of_embeddings(model, regions, words, products)
     if scores is not None or coco is not None:
-        matrix = evaluation.score(model, regions, words)
+        matrix = evaluation.score(model, regions, words, products)
         scorer = recall.of_matrix(matrix)
         if scores is not None:
             with replacing(scores) as temporary, temporary.open("wb") as file:

@@ -51,9 +51,12 @@ def encode(
 
 
 @torch.inference_mode()
-def score(model: Chan, regions: Packed, words: Packed) -> Tensor:
-    """(N, C) float32 scores of the embeddings of `encode`, in the order of the split's files."""
-    return model.score(regions, words)
+def score(model: Chan, regions: Packed, words: Packed, precision: str = "float32") -> Tensor:
+    """(N, C) float32 scores of the embeddings of `encode`, in the order of the split's files.
+
+    `precision` as for `pairwise_scores`.
+    """
+    return model.score(regions, words, precision)
 
 
 @torch.inference_mode()
@@ -72,9 +75,13 @@ class Evaluation:
     intervals: Intervals
 
 
-def of_embeddings(model: Chan, regions: Packed, words: Packed) -> BlockScorer:
-    """The blocks of a matrix that is not computed outside them."""
-    return lambda images, captions: model.score(regions.slice(images.start, images.stop), words.take(captions))
+def of_embeddings(model: Chan, regions: Packed, words: Packed, precision: str = "float32") -> BlockScorer:
+    """The blocks of the matrix of `score`, computed when they are asked for."""
+
+    def block(images: range, captions: Tensor) -> Tensor:
+        return model.score(regions.slice(images.start, images.stop), words.take(captions), precision)
+
+    return block
 
 
 def _of_fold(scorer: BlockScorer, first: int, captions: Tensor, progress: Progress) -> BlockScorer:

@@ -115,6 +115,19 @@ def test_validation_measures_the_whole_split(opened: FeatureSplit) -> None:
     assert evaluation.measure(model, opened, reader, CPU) == expected
 
 
+def test_the_precision_is_that_of_the_products(opened: FeatureSplit) -> None:
+    reader = reader_of(opened)
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(dim=16), opened.features.dim, reader, pretrained=False)
+    regions, words = evaluation.encode(model, opened, reader, CPU)
+    exact, rough = (evaluation.score(model, regions, words, kind) for kind in ("float32", "bfloat16"))
+    assert rough.dtype == torch.float32
+    assert not torch.equal(rough, exact)
+    torch.testing.assert_close(rough, exact, rtol=0.02, atol=0.02)
+    block = of_embeddings(model, regions, words, "bfloat16")(range(2, 5), torch.tensor([4, 0]))
+    torch.testing.assert_close(block, rough[2:5, [4, 0]])
+
+
 def test_folds_must_divide_the_images(opened: FeatureSplit) -> None:
     with pytest.raises(UsageError, match="--folds 4: split test has 6 images"):
         evaluate(opened.split, 4, of_matrix(random_scores(opened)), seed=0)

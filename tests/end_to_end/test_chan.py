@@ -71,7 +71,8 @@ def run(data, tmp_path_factory):
 
 def test_scores_ensemble_and_their_errors(data, run, tmp_path):
     scores, where = tmp_path / "a.npy", ("--data", data, "--split", "test")
-    found = json.loads(succeeded(chan("evaluate", run, *where, "--folds", 2, "--scores", scores, "--json")))
+    options = ("--folds", 2, "--precision", "bf16", "--scores", scores, "--json")
+    found = json.loads(succeeded(chan("evaluate", run, *where, *options)))
     assert np.load(scores).shape == (6, 30)
     assert found["folds"] == 2
     twice = json.loads(succeeded(chan("ensemble", scores, scores, *where, "--folds", 2, "--json")))

@@ -1,0 +1,115 @@
+"""How long do whole evaluations of COCO's sizes take, and with how much memory?
+
+    python -m benchmarks.evaluation                        # COCO 1K: 1,000 images, 5,000 captions
+    python -m benchmarks.evaluation --images 1000 5000     # and 5K: on two cores some twenty minutes more
+
+A model of the paper's BiGRU recipe with random weights encodes and scores a generated data set of that size, as
+`chan evaluate` does. Each size runs in its own process, whose peak resident memory, libraries and pages of the
+store included, is shown. The limit is the product of regions and words alone, extrapolated from a part of it.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.generated import write_data
+from benchmarks.recording import record
+from benchmarks.timing import interleaved, synchronise
+from chan import evaluation
+from chan.config import ModelConfig
+from chan.model import build_model
+from chan.packing import Packed
+from chan.splits import open_split
+from chan.word_ids import VocabularyReader
+from data_tools.vocabulary import Vocabulary
+
+PART = 4096  # words and regions of the timed part of the product
+DIM = 2048  # of the features
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+COLUMNS = ("images", "captions", "encode_seconds", "score_and_rank_seconds", "product_seconds", "share_of_product")
+COLUMNS += ("peak_gb", "matrix_gb")
+
+
+def measure(data: Path, images: int, device: torch.device, precision: str) -> dict[str, Any]:
+    """Evaluate the split `test` of `data` and take the times."""
+    opened = open_split(data, "test", None)
+    reader = VocabularyReader(Vocabulary.build(opened.split.captions, threshold=1))
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(), opened.features.dim, reader, pretrained=False).to(device)
+    start = time.perf_counter()
+    regions, words = evaluation.encode(model, opened, reader, device)
+    synchronise()
+    encoded = time.perf_counter()
+    scorer = evaluation.of_embeddings(model, regions, words, precision)
+    found = evaluation.evaluate(opened.split, 1, scorer, seed=0)
+    synchronise()
+    end = time.perf_counter()
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    limit = product_seconds(regions, words, TYPES[precision])
+    return {
+        "images": images,
+        "captions": len(words),
+        "words": len(words.rows),
+        "encode_seconds": round(encoded - start, 2),
+        "score_and_rank_seconds": round(end - encoded, 2),
+        "product_seconds": round(limit, 2),
+        "share_of_product": round((end - encoded) / limit, 3),
+        "peak_gb": round(peak / 1e9, 2),
+        "gpu_peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2) if device.type == "cuda" else None,
+        "matrix_gb": round(4e-9 * images * len(words), 2),
+        "rsum": found.recall.rsum,
+    }
+
+
+def product_seconds(regions: Packed, words: Packed, kind: torch.dtype) -> float:
+    """Seconds of the product of all regions with all words, from that of a part of them."""
+    left, right = regions.rows[:PART].to(kind), words.rows[:PART].to(kind).T
+    seconds = interleaved({"product": lambda: left @ right}, 5)["product"]
+    return seconds * len(regions.rows) / left.shape[0] * len(words.rows) / right.shape[1]
+
+
+def as_text(rows: list[dict[str, Any]]) -> str:
+    """The table for the console."""
+    lines = ["".join(f"{name.replace('_', ' '):>24}" for name in COLUMNS)]
+    lines += ["".join(f"{row[name]:>24}" for name in COLUMNS) for row in rows]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Generate the data, measure each size in its own process, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, nargs="+", default=[1000], help="with five captions each")
+    parser.add_argument("--regions", type=int, default=36)
+    parser.add_argument("--precision", choices=list(TYPES), default="float32")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="another results file than this machine's")
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        device = torch.device(options.device)
+        with torch.inference_mode():
+            print(json.dumps(measure(options.one, options.images[0], device, options.precision)))
+        return
+    rows = []
+    for images in options.images:
+        with tempfile.TemporaryDirectory() as folder:
+            write_data(Path(folder), {"test": images}, options.regions, DIM)
+            line = [sys.executable, "-m", "benchmarks.evaluation", "--one", folder, "--images", str(images)]
+            line += ["--device", options.device, "--precision", options.precision]
+            done = subprocess.run(line, stdout=subprocess.PIPE, check=True)
+        rows.append(json.loads(done.stdout))
+    print(as_text(rows))
+    about = {"precision": options.precision, "device": options.device, "regions": options.regions}
+    print(record(f"evaluation {options.precision}", {**about, "results": rows}, options.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The formulas of the published CHAN code in plain PyTorch, on padded tensors, as the thing to be compared with.
+
+Written from the paper (section 3) and from what the public code computes: one similarity tensor of images x
+captions x regions x words with a mask of its shape; masked values are recognised again in the pooling. Its
+cross-attention goes through the captions one by one.
+
+Shapes: B_i images, B_t captions, K regions of the image with most, L words of the longest caption, D joint
+dimension.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, leaky_relu, normalize
+from torch.nn.utils.rnn import pad_sequence
+
+from chan.packing import Packed
+
+OUTSIDE = -1.0  # the similarity of what is only padding
+
+
+def padded(packed: Packed) -> tuple[Tensor, Tensor]:
+    """Packed rows as (B, longest, ...), and (B, longest) bool: which of them are real."""
+    rows = pad_sequence(list(packed.rows.split(packed.lengths.tolist())), batch_first=True)
+    return rows, (torch.arange(rows.shape[1]) < packed.lengths[:, None]).to(rows.device)
+
+
+def published_scores(
+    images: tuple[Tensor, Tensor],
+    captions: tuple[Tensor, Tensor],
+    coding: str = "vha",
+    pooling: str = "lse",
+    alpha: float = 0.1,
+    beta: float = 0.1,
+) -> Tensor:
+    """(B_i, B_t) scores; both sides are rows of unit length with their mask, as `padded` gives them."""
+    (regions, is_region), (words, is_word) = images, captions
+    if coding == "t2i":
+        return _cross_attention(regions, is_region, words, is_word)
+    count, dim = regions.shape[0], regions.shape[2]
+    flat = regions.reshape(-1, dim) @ words.reshape(-1, dim).T
+    similarity = flat.reshape(count, regions.shape[1], len(words), -1).permute(0, 2, 1, 3)
+    real = is_region[:, None, :, None] & is_word[None, :, None, :]
+    if coding == "vha":
+        return _pooled(similarity.masked_fill(~real, OUTSIDE).max(2)[0], pooling, beta)
+    if coding == "tha":
+        return _pooled(similarity.masked_fill(~real, OUTSIDE).max(3)[0], pooling, beta)
+    weight = (similarity / alpha).masked_fill(~real, -torch.inf).softmax(3).masked_fill(~real, 0.0)
+    attended = weight @ words  # (B_i, B_t, K, D)
+    cosine = (attended * regions[:, None]).sum(3) / (attended.norm(dim=3) + 1e-8)
+    return _pooled(cosine.masked_fill(~is_region[:, None], OUTSIDE), pooling, beta)
+
+
+def _pooled(values: Tensor, pooling: str, beta: float) -> Tensor:
+    """(B_i, B_t) of (B_i, B_t, values)."""
+    outside = values == OUTSIDE
+    if pooling == "max":
+        return values.max(2)[0]
+    if pooling == "lse":
+        return torch.logsumexp(values.masked_fill(outside, -torch.inf) / beta, 2)
+    if pooling == "softmax":
+        weight = (values.masked_fill(outside, -torch.inf) / beta).softmax(2)
+        return (weight * values.masked_fill(outside, 0.0)).sum(2)
+    total = values.masked_fill(outside, 0.0).sum(2)
+    return total if pooling == "sum" else total / (~outside).sum(2)
+
+
+def _cross_attention(regions: Tensor, is_region: Tensor, words: Tensor, is_word: Tensor) -> Tensor:
+    """SCAN's text-to-image attention, averaged over a caption's words; all images have the same regions here."""
+    if not bool(is_region.all()):
+        raise ValueError("the published cross-attention does not mask regions: images must be equally long")
+    columns = []
+    for caption, length in zip(words, is_word.sum(1).tolist(), strict=True):
+        own = caption[:length].expand(len(regions), -1, -1)
+        attention = leaky_relu(regions @ own.transpose(1, 2), 0.1)
+        attention = normalize(attention, dim=2).transpose(1, 2)
+        attended = (9.0 * attention).softmax(2) @ regions
+        columns.append(cosine_similarity(own, attended, dim=2).mean(1))
+    return torch.stack(columns, 1)
