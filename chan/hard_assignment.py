@@ -7,6 +7,7 @@ writes nothing but the result (`chan.hard_assignment_triton`).
 Shapes: Q queries in all, N sequences of keys, M keys in all, D joint dimension.
 """
 
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ from torch.nn.functional import embedding_bag
 from chan.packing import EqualRun, Packed, equal_runs
 
 SIMILARITIES = 1 << 22  # in one tile of keys x queries: 16 MiB, enough rows for an efficient matrix product
+ON_DEVICE = 16  # times as many on a GPU without the kernel: 256 MiB, few launches
 KERNEL_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -60,14 +62,23 @@ def _by_length(keys: Packed, precision: torch.dtype | None = None) -> tuple[Pack
 
 
 def _has_kernel(rows: Tensor, precision: torch.dtype | None) -> bool:
-    return rows.is_cuda and (precision or rows.dtype) in KERNEL_TYPES and _triton_compiles_for(rows.device)
+    return rows.is_cuda and (precision or rows.dtype) in KERNEL_TYPES and _triton_runs(rows.device)
 
 
 @cache
-def _triton_compiles_for(device: torch.device) -> bool:
+def _triton_runs(device: torch.device) -> bool:
+    """Whether the kernel can be compiled and started, found out once: Triton needs a C compiler for that."""
     if torch.version.cuda is None or find_spec("triton") is None:
         return False
-    return torch.cuda.get_device_capability(device) >= (8, 0)  # bfloat16 and asynchronous copies
+    if torch.cuda.get_device_capability(device) < (8, 0):  # bfloat16 and asynchronous copies
+        return False
+    key = Packed(torch.zeros(1, 16, device=device), torch.tensor([0, 1]))
+    try:
+        _by_kernel(key.rows, key, None)
+    except Exception as error:
+        warnings.warn(f"hard assignment goes without its kernel, and slower: {error}", stacklevel=2)
+        return False
+    return True
 
 
 def _by_kernel(
@@ -81,7 +92,7 @@ def _by_kernel(
 
 def _tiles(keys: Packed, queries: int) -> Iterator[slice]:
     """Consecutive sequences whose keys have about `SIMILARITIES` products with the queries; at least one."""
-    rows = max(1, SIMILARITIES // queries)
+    rows = max(1, SIMILARITIES * (ON_DEVICE if keys.rows.is_cuda else 1) // queries)
     first = 0
     while first < len(keys):
         full = int(torch.searchsorted(keys.offsets, keys.offsets[first] + rows, right=True)) - 1

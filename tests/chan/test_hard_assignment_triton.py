@@ -8,11 +8,13 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from chan import hard_assignment
 from chan.hard_assignment import best_similarities
@@ -21,6 +23,7 @@ from chan.scoring import PRECISIONS, pairwise_scores
 
 HERE = Path(__file__).parent
 triton = pytest.importorskip("triton")
+from chan import hard_assignment_triton  # noqa: E402
 from chan.hard_assignment_triton import MIDDLE, SINGLE, WIDE, WIDE_MEMORY, Tile, _best_products, best_products  # noqa: E402
 
 SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10}  # bytes that a block may have, by compute capability
@@ -43,6 +46,37 @@ def test_imported_only_where_it_runs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=HERE.parents[1], capture_output=True, text=True)
     assert done.stdout.strip() == "torch.Size([2, 2])", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("cuda", "capability", "error", "runs"),
+    [
+        ("13.0", (9, 0), None, True),
+        ("13.0", (7, 0), None, False),
+        (None, (9, 0), None, False),
+        ("13.0", (9, 0), RuntimeError("Failed to find C compiler"), False),
+    ],
+)
+def test_where_the_kernel_runs(
+    cuda: str | None,
+    capability: tuple[int, int],
+    error: Exception | None,
+    runs: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where it cannot be started scores are computed all the same, after one warning."""
+
+    def started(queries: Tensor, keys: Packed, winner: Tensor | None) -> Tensor:
+        if error:
+            raise error
+        return queries @ keys.rows.T
+
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(hard_assignment_triton, "best_products", started)
+    expected = pytest.warns(match="without its kernel, and slower: Failed to find C") if error else nullcontext()
+    with expected:
+        assert hard_assignment._triton_runs.__wrapped__(torch.device("cpu")) == runs
 
 
 @pytest.mark.parametrize(
