@@ -9,7 +9,7 @@ it, is ever written.
 Why four: sequences are taken to a multiple of that many keys (36 regions stay 36; a last key counts twice or
 more where they do not divide). A tile padded to the next power of two, 64, would waste 44 % of the products; a
 maximum over seven sequences of 36 in 252 of 256 columns would take seven masked passes over a product's
-registers, about a fifth of the time of the product itself at D 1024, where this takes 3 % (8 % with winners).
+registers, about a fifth of the time of the product itself at D 1024, where this takes 5 % (8 % with winners).
 
 Shapes: Q queries, N sequences of keys, M keys in all, D joint dimension.
 """
