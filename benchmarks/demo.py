@@ -3,8 +3,9 @@
     python -m benchmarks.demo --out runs/demo               # what `make demo` runs
     python -m benchmarks.demo --out runs/untrained --untrained   # the same with a random detector
 
-Writes OUT/summary.json and OUT/retrieval.png, and with `--record` the figures into those of this machine. Question answered: how well and how fast does retrieval work from
-pixels on a small machine, and what of it is the detector's doing?
+Writes OUT/summary.json and OUT/retrieval.png, and with `--record` the figures into those of this machine. Question
+answered: how well and how fast does retrieval work from pixels on a small machine, and what of it is the detector's
+doing?
 """
 
 import argparse

@@ -6,13 +6,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 PACKAGES = ("torch", "torchvision", "numpy", "h5py")
 
 
 def machine() -> dict[str, Any]:
     """Processor, cores, GPU and versions, for a results file."""
+    import torch  # not above: some processes whose memory is measured go without it
+
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
