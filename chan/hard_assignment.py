@@ -1,21 +1,27 @@
 """Hard assignment: each query is matched with the one key of a sequence that is most similar to it.
 
 With words as queries and regions as keys this is CHAN's visual hard assignment (section 3.2); with the roles
-exchanged, its textual counterpart.
+exchanged, its textual counterpart. Products are computed tile by tile; on an NVIDIA GPU a kernel does it that
+writes nothing but the result (`chan.hard_assignment_triton`).
 
 Shapes: Q queries in all, N sequences of keys, M keys in all, D joint dimension.
 """
 
+import warnings
 from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from chan.packing import EqualRun, Packed, equal_runs, offsets_of
+from chan.packing import EqualRun, Packed, equal_runs
 
 SIMILARITIES = 1 << 22  # in one tile of keys x queries: 16 MiB, enough rows for an efficient matrix product
+ON_DEVICE = 16  # times as many on a GPU without the kernel: 256 MiB, few launches
+KERNEL_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def best_similarities(queries: Tensor, keys: Packed, precision: torch.dtype | None = None) -> Tensor:
@@ -26,7 +32,7 @@ def best_similarities(queries: Tensor, keys: Packed, precision: torch.dtype | No
         keys: (M, D) rows in N sequences.
         precision: the type of the products; None takes the rows' own. The gradient is always in theirs.
     """
-    ordered, place = _by_length(keys)
+    ordered, place = _by_length(keys, precision)
     if torch.is_grad_enabled() and (queries.requires_grad or keys.rows.requires_grad):
         best = _BestKey.apply(queries, ordered.rows, ordered.offsets, precision)[0]
     else:
@@ -47,17 +53,46 @@ def best_keys(queries: Tensor, keys: Packed) -> tuple[Tensor, Tensor]:
     return best.index_select(1, place), position.index_select(1, place)
 
 
-def _by_length(keys: Packed) -> tuple[Packed, Tensor | None]:
+def _by_length(keys: Packed, precision: torch.dtype | None = None) -> tuple[Packed, Tensor | None]:
     """The sequences in an order with few runs of equal length, and where each now stands (None: as before)."""
-    if keys.is_even():
+    if keys.is_even() or _has_kernel(keys.rows, precision):
         return keys, None
     ordered, order = keys.sorted_by_length()
     return ordered, order.argsort().to(keys.rows.device)
 
 
+def _has_kernel(rows: Tensor, precision: torch.dtype | None) -> bool:
+    return rows.is_cuda and (precision or rows.dtype) in KERNEL_TYPES and _triton_runs(rows.device)
+
+
+@cache
+def _triton_runs(device: torch.device) -> bool:
+    """Whether the kernel can be compiled and started, found out once: Triton needs a C compiler for that."""
+    if torch.version.cuda is None or find_spec("triton") is None:
+        return False
+    if torch.cuda.get_device_capability(device) < (8, 0):  # bfloat16 and asynchronous copies
+        return False
+    key = Packed(torch.zeros(1, 16, device=device), torch.tensor([0, 1]))
+    try:
+        _by_kernel(key.rows, key, None)
+    except Exception as error:
+        warnings.warn(f"hard assignment goes without its kernel, and slower: {error}", stacklevel=2)
+        return False
+    return True
+
+
+def _by_kernel(
+    queries: Tensor, keys: Packed, precision: torch.dtype | None, winner: Tensor | None = None
+) -> Tensor:
+    from chan.hard_assignment_triton import best_products  # not everywhere is there a Triton to import
+
+    left, right = (rows.to(precision or rows.dtype).contiguous() for rows in (queries, keys.rows))
+    return best_products(left, keys.with_rows(right), winner).to(queries.dtype)
+
+
 def _tiles(keys: Packed, queries: int) -> Iterator[slice]:
     """Consecutive sequences whose keys have about `SIMILARITIES` products with the queries; at least one."""
-    rows = max(1, SIMILARITIES // queries)
+    rows = max(1, SIMILARITIES * (ON_DEVICE if keys.rows.is_cuda else 1) // queries)
     first = 0
     while first < len(keys):
         full = int(torch.searchsorted(keys.offsets, keys.offsets[first] + rows, right=True)) - 1
@@ -101,6 +136,8 @@ def _product(keys: Tensor, queries: Tensor, memory: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _best(queries: Tensor, keys: Packed, precision: torch.dtype | None) -> Tensor:
+    if _has_kernel(queries, precision):
+        return _by_kernel(queries, keys, precision)
     best = queries.new_empty(len(keys), len(queries))
     for run, products in _tile_products(queries, keys, precision):
         best[run.sequences] = products.amax(1)
@@ -110,6 +147,9 @@ def _best(queries: Tensor, keys: Packed, precision: torch.dtype | None) -> Tenso
 @torch.no_grad()
 def _best_and_winner(queries: Tensor, keys: Packed, precision: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
     """(Q, N) products in the queries' type, and (Q, N) int32: the rows of the winning keys."""
+    if _has_kernel(queries, precision):
+        winner = queries.new_empty(len(queries), len(keys), dtype=torch.int32)
+        return _by_kernel(queries, keys, precision, winner), winner
     best = queries.new_empty(len(keys), len(queries))
     winner = torch.empty_like(best, dtype=torch.int32)
     for run, products in _tile_products(queries, keys, precision):
@@ -140,16 +180,16 @@ class _BestKey(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         queries, keys, winner = ctx.saved_tensors
-        gradient, winner = gradients[0].contiguous(), winner.contiguous()
-        pairs = gradient.flatten().nonzero().squeeze(1)  # ordered by query, as the bags of queries must be
-        weight = gradient.flatten()[pairs]
-        key, query = winner.flatten()[pairs].long(), pairs // gradient.shape[1]
+        gradient, winner = gradients[0].contiguous().flatten(), winner.contiguous().flatten()
+        pairs = gradient.nonzero().squeeze(1)  # ordered by query; a GPU is waited for here, and only here
+        weight, key, query = gradient[pairs], winner[pairs], pairs // (len(gradient) // len(queries))
         by_key = key.argsort(stable=True)
-        of_queries = _weighted_bags(keys, key, weight, query.bincount(minlength=len(queries)))
-        of_keys = _weighted_bags(queries, query[by_key], weight[by_key], key.bincount(minlength=len(keys)))
+        of_queries = _weighted_bags(keys, key, weight, query, len(queries))
+        of_keys = _weighted_bags(queries, query[by_key], weight[by_key], key[by_key], len(keys))
         return of_queries, of_keys, None, None
 
 
-def _weighted_bags(rows: Tensor, index: Tensor, weight: Tensor, sizes: Tensor) -> Tensor:
-    """(bags, D): sums of weight * rows[index], over consecutive bags of these sizes."""
-    return embedding_bag(index, rows, offsets_of(sizes)[:-1], mode="sum", per_sample_weights=weight)
+def _weighted_bags(rows: Tensor, index: Tensor, weight: Tensor, bag: Tensor, bags: int) -> Tensor:
+    """(bags, D): sums of weight * rows[index] over the places of each `bag`, which must rise."""
+    first = torch.searchsorted(bag, torch.arange(bags, device=bag.device, dtype=bag.dtype))
+    return embedding_bag(index.long(), rows, first, mode="sum", per_sample_weights=weight)

@@ -30,6 +30,7 @@ CODINGS = ("vha", "tha", "vsa", "t2i")
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 REGIONS = 1 << 12  # of an image tile: wide enough for an efficient matrix product
 CAPTIONS = 512  # of a caption tile
+ON_DEVICE = 8  # times as many of both where a GPU has to be kept busy: 900 images of 36 regions, 4096 captions
 SOFT_SIMILARITIES = 1 << 22  # in a tile of a soft coding: 16 MiB, of which it holds about eight
 
 
@@ -149,7 +150,7 @@ def _scores(
 def _by_tiles(images: Packed, captions: Packed, scorer: Scorer, soft: bool) -> Tensor:
     """(B_i, B_t) scores, computed tile by tile so that memory grows only with the result."""
     scores = images.rows.new_empty(len(images), len(captions))
-    step, width = _soft_tile(images, captions) if soft else (_images_in(images, REGIONS), CAPTIONS)
+    step, width = _soft_tile(images, captions) if soft else _hard_tile(images)
     for first in range(0, len(images), step):
         tile = images.slice(first, min(first + step, len(images)))
         for start in range(0, len(captions), width):
@@ -175,6 +176,12 @@ def _by_recomputed_tiles(images: Packed, captions: Packed, scorer: Scorer) -> Te
         parts = [captions.slice(start, min(start + width, len(captions))) for start in starts]
         rows.append(torch.cat([recomputed(tile, part) for part in parts], 1))
     return torch.cat(rows)
+
+
+def _hard_tile(images: Packed) -> tuple[int, int]:
+    """Images and captions of a tile of hard assignment."""
+    times = ON_DEVICE if images.rows.is_cuda else 1
+    return _images_in(images, times * REGIONS), times * CAPTIONS
 
 
 def _soft_tile(images: Packed, captions: Packed) -> tuple[int, int]:
