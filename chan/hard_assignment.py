@@ -21,6 +21,7 @@ from chan.packing import EqualRun, Packed, equal_runs
 
 SIMILARITIES = 1 << 22  # in one tile of keys x queries: 16 MiB, enough rows for an efficient matrix product
 ON_DEVICE = 16  # times as many on a GPU without the kernel: 256 MiB, few launches
+CACHE_LINE = 32  # numbers: 64 bytes in half precision
 KERNEL_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -107,31 +108,20 @@ def _tile_products(
     """For each run of sequences of one length their products (count, length, Q) with all queries.
 
     A tensor is good only until the next one is asked for: all tiles share one piece of memory, since fresh memory
-    costs a tenth of the product.
+    costs a tenth of the product. Its rows begin at cache lines, without which a product takes a third longer.
     """
     rows, queries = keys.rows.to(precision or keys.rows.dtype), queries.to(precision or queries.dtype)
-    memory = rows.new_empty(0)
+    width = -(-len(queries) // CACHE_LINE) * CACHE_LINE
+    memory = rows.new_empty(0, width)
     for tile in _tiles(keys, len(queries)):
         part, first_row = keys.slice(tile.start, tile.stop), int(keys.offsets[tile.start])
         own_rows = rows[first_row : first_row + len(part.rows)]
-        if memory.numel() < len(own_rows) * len(queries):
-            memory = rows.new_empty(len(own_rows) * len(queries))
-        products = _product(own_rows, queries, memory)
+        if len(memory) < len(own_rows):
+            memory = rows.new_empty(len(own_rows), width)
+        products = torch.mm(own_rows, queries.T, out=memory[: len(own_rows), : len(queries)])
         for run in equal_runs(part.offsets):
             placed = EqualRun(run.length, run.count, run.first + tile.start, run.first_row + first_row)
             yield placed, products[run.rows].unflatten(0, (run.count, run.length))
-
-
-def _product(keys: Tensor, queries: Tensor, memory: Tensor) -> Tensor:
-    """(n, Q) products in a piece of memory, in the operand order that CPUs are faster at.
-
-    On those with AVX-512 that is the smaller side first in float32 and the larger one in half precision, by a
-    quarter; on others it makes no difference.
-    """
-    memory = memory[: len(keys) * len(queries)]
-    if (len(keys) < len(queries)) == (keys.dtype in (torch.float32, torch.float64)):
-        return torch.mm(keys, queries.T, out=memory.view(len(keys), -1))
-    return torch.mm(queries, keys.T, out=memory.view(len(queries), -1)).T
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 CUTOFFS = (1, 5, 10)
-IMAGES = 512  # of a block, which has the captions of as many images
+IMAGES = 1024  # of a block, which has the captions of as many images
 
 BlockScorer = Callable[[range, Tensor], Tensor]
 """From consecutive images and the positions (c,) int64 of captions to their (n, c) scores."""
