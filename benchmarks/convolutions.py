@@ -3,10 +3,11 @@
     python -m benchmarks.convolutions                                    # two cores: some four minutes
     python -m benchmarks.convolutions --size 320 416 --proposals 60      # half a minute
 
-The limit is what the convolutions and linear layers of one image take alone: what each is called on is recorded in a
-real pass, and the same calls are made on random tensors of the same shapes, memory formats and types, in turns with
-whole passes (network and selection of 36 regions) in one process. Before that, both must count the same
-floating-point operations. Where the rest goes is what PyTorch's profiler says of one more pass. Weights are random.
+The limit is what the convolutions and linear layers of one image take alone. What each is called on is recorded
+in a real pass, and the same calls are made on random tensors of the same shapes, memory formats and types, in
+turns with whole passes (network and selection of 36 regions) in one process. Before that, both must count the
+same floating-point operations. Where the rest goes is what PyTorch's profiler says of one more pass. Weights are
+random.
 """
 
 import argparse

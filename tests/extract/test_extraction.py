@@ -251,7 +251,7 @@ def test_a_decoder_that_dies_is_one_line(detector, scenes_config, bad_images, tm
     def die(path):
         os._exit(9)
 
-    monkeypatch.setattr("extract.description.read_image", die)
+    monkeypatch.setattr("extract.loading.read_image", die)
     with pytest.raises(InputError, match=r"a process that reads images died.*the same command goes on"):
         run(detector, scenes_config, bad_images, tmp_path / "features.h5", workers=1)
 
@@ -260,7 +260,7 @@ def test_a_picture_that_memory_cannot_hold_is_reported(detector, scenes_config, 
     def no_memory(path):
         raise MemoryError
 
-    monkeypatch.setattr("extract.description.read_image", no_memory)
+    monkeypatch.setattr("extract.loading.read_image", no_memory)
     summary = run(detector, scenes_config, bad_images, tmp_path / "features.h5")
     assert {failure["reason"] for failure in summary.failures} == {"too large for this machine's memory"}
 
