@@ -3,63 +3,22 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from data_tools.errors import InputError
 from data_tools.store import Block
 from extract.detector import Detector
 from extract.given_boxes import Boxes
-from extract.images import UnreadableImageError, read_image
+from extract.loading import Decoded, load
 from extract.proposals import Proposals
-from extract.resizing import Geometry, Resizing
 from extract.selection import Selection
 from extract.sources import SourceImage
 from extract.summary import Options
 
 WAITING = 4  # batches of decoded images of different shapes that are held before one goes though it is not full
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    position: int
-    seconds: float
-    pixels: np.ndarray | None = None  # (3, h, w), resized
-    geometry: Geometry | None = None
-    problem: str = ""
-
-
-class _Images(Dataset):
-    """Positions of a list of images, read and resized. NumPy arrays travel by pipe: no shared memory to fill."""
-
-    def __init__(self, folder: Path, images: Sequence[SourceImage], order: list[int], resizing: Resizing) -> None:
-        self.folder, self.images, self.order, self.resizing = folder, images, order, resizing
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, index: int) -> _Decoded:
-        start, position = time.perf_counter(), self.order[index]
-        source = self.images[position]
-        try:
-            if source.problem:
-                raise UnreadableImageError(source.problem)
-            pixels, geometry = self.resizing(read_image(self.folder / source.file))
-        except UnreadableImageError as error:
-            return _Decoded(position, time.perf_counter() - start, problem=str(error))
-        except (MemoryError, cv2.error):
-            return _Decoded(position, time.perf_counter() - start, problem="too large for this machine's memory")
-        return _Decoded(position, time.perf_counter() - start, pixels.numpy(), geometry)
-
-
-def _itself(item: Any) -> Any:
-    return item
 
 
 class Describer:
@@ -101,14 +60,12 @@ class Describer:
             InputError: an image cannot be read and the options say to stop then.
         """
         order = [position for span in spans for position in span]
-        dataset = _Images(self.folder, self.images, order, self.detector.resizing)
-        workers = min(self.options.workers, len(order))
-        decoded = iter(DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_itself))
+        decoded = load(self.folder, self.images, order, self.detector.resizing, self.options.workers)
         for span in spans:
             yield self._block(span, decoded, advance)
 
-    def _block(self, span: range, decoded: Iterator[_Decoded], advance: Callable[[int], None]) -> Block:
-        waiting: defaultdict[tuple[int, ...], list[_Decoded]] = defaultdict(list)
+    def _block(self, span: range, decoded: Iterator[Decoded], advance: Callable[[int], None]) -> Block:
+        waiting: defaultdict[tuple[int, ...], list[Decoded]] = defaultdict(list)
         regions: dict[int, dict[str, np.ndarray]] = {}
         sizes: dict[int, tuple[int, int]] = {}
         failures = []
@@ -133,7 +90,7 @@ class Describer:
         failures += [self._failure(position, "too large for the memory of the device") for position in too_large]
         return self._as_block(regions, sizes, tuple(failures))
 
-    def _next(self, decoded: Iterator[_Decoded], position: int) -> _Decoded:
+    def _next(self, decoded: Iterator[Decoded], position: int) -> Decoded:
         try:
             return next(decoded)
         except RuntimeError as error:  # PyTorch says so of a process that was killed
@@ -143,13 +100,13 @@ class Describer:
                 f"memory ({' '.join(str(error).split())[:120]}); the same command goes on"
             ) from None
 
-    def _ready(self, waiting: dict[tuple[int, ...], list[_Decoded]]) -> list[tuple[int, ...]]:
+    def _ready(self, waiting: dict[tuple[int, ...], list[Decoded]]) -> list[tuple[int, ...]]:
         """The shape that has a full batch, or the most images where too many wait in all."""
         fullest = max(waiting, key=lambda shape: len(waiting[shape]))
         too_many = sum(map(len, waiting.values())) >= WAITING * self.options.batch_size
         return [fullest] if too_many or len(waiting[fullest]) >= self.batch_size else []
 
-    def _wrong_boxes(self, item: _Decoded) -> str:
+    def _wrong_boxes(self, item: Decoded) -> str:
         """Why the boxes that are given for an image cannot be described; empty where they can, or none are."""
         if self.boxes is None or item.geometry is None:
             return ""
@@ -166,7 +123,7 @@ class Describer:
             raise InputError(f"{self.folder / image.file}: image {image.image_id} cannot be read: {reason}")
         return {"id": image.image_id, "file": image.file, "reason": reason}
 
-    def _describe(self, batch: list[_Decoded]) -> dict[int, dict[str, np.ndarray]]:
+    def _describe(self, batch: list[Decoded]) -> dict[int, dict[str, np.ndarray]]:
         """Columns of each image of a batch, by position; in halves where the memory does not hold it whole."""
         try:
             return self._describe_at_once(batch)
@@ -181,7 +138,7 @@ class Describer:
         self.batch_size = min(self.batch_size, half)
         return {**self._describe(batch[:half]), **self._describe(batch[half:])}
 
-    def _describe_at_once(self, batch: list[_Decoded]) -> dict[int, dict[str, np.ndarray]]:
+    def _describe_at_once(self, batch: list[Decoded]) -> dict[int, dict[str, np.ndarray]]:
         start = time.perf_counter()
         proposals = self._proposals(batch)
         self._synchronise()
@@ -194,7 +151,7 @@ class Describer:
         self.seconds["selection"] += time.perf_counter() - described
         return regions
 
-    def _proposals(self, batch: list[_Decoded]) -> list[Proposals]:
+    def _proposals(self, batch: list[Decoded]) -> list[Proposals]:
         tensors = [torch.from_numpy(item.pixels) for item in batch if item.pixels is not None]
         geometries = [item.geometry for item in batch if item.geometry is not None]
         if self.boxes is None:

@@ -59,15 +59,11 @@ class Detector:
             geometries: of each, as `resizing` gives them.
 
         Returns:
-            An entry per image. Where the network proposes nothing, the whole image is the one proposal.
+            An entry per image. Where the network proposes nothing, the whole image is the one proposal. On a CPU
+            the bytes of an entry do not depend on the other images.
         """
-        with self.precision.context(self.device.type):
-            batch, maps = self._feature_maps(images, geometries)
-            proposed, _ = self.model.proposal_generator(batch, maps, None)
-            boxes = [p.proposal_boxes.tensor if len(p) else self._whole(*p.image_size) for p in proposed]
-            outputs = self.model.roi_heads.describe(maps, [Boxes(b) for b in boxes])
-        originals = [g.to_original(b) for g, b in zip(geometries, boxes, strict=True)]
-        return self._describe(outputs, originals, geometries)
+        turns = self._turns(images)
+        return [found for turn in turns for found in self._describe_proposals(images[turn], geometries[turn])]
 
     @torch.inference_mode()
     def describe_boxes(
@@ -78,11 +74,10 @@ class Detector:
     ) -> list[Proposals]:
         """Describe given boxes in the place of proposals: (P, 4) for each image, in pixels of the original."""
         given = [b.to(self.device, torch.float32) for b in boxes]
-        with self.precision.context(self.device.type):
-            _, maps = self._feature_maps(images, geometries)
-            resized = [Boxes(g.to_resized(b)) for g, b in zip(geometries, given, strict=True)]
-            outputs = self.model.roi_heads.describe(maps, resized)
-        return self._describe(outputs, given, geometries)
+        turns = self._turns(images)
+        return [
+            found for turn in turns for found in self._describe_given(images[turn], geometries[turn], given[turn])
+        ]
 
     @torch.inference_mode()
     def detect(self, image: torch.Tensor, geometry: Geometry) -> Instances:
@@ -93,9 +88,38 @@ class Detector:
             [output] = self.model([entry])
         return output["instances"]
 
-    def _feature_maps(self, images: Sequence[torch.Tensor], geometries: Sequence[Geometry]) -> tuple:
+    def _turns(self, images: Sequence[torch.Tensor]) -> list[slice]:
+        """Which images go through the network together: all, but on a CPU each by itself.
+
+        There a batch gains nothing, and its size would decide how sums are cut, which moves last bits.
+        """
         if len({image.shape for image in images}) != 1:
             raise ValueError("images of one batch must have one shape")
+        if self.device.type == "cpu":
+            return [slice(place, place + 1) for place in range(len(images))]
+        return [slice(None)]
+
+    def _describe_proposals(
+        self, images: Sequence[torch.Tensor], geometries: Sequence[Geometry]
+    ) -> list[Proposals]:
+        with self.precision.context(self.device.type):
+            batch, maps = self._feature_maps(images, geometries)
+            proposed, _ = self.model.proposal_generator(batch, maps, None)
+            boxes = [p.proposal_boxes.tensor if len(p) else self._whole(*p.image_size) for p in proposed]
+            outputs = self.model.roi_heads.describe(maps, [Boxes(b) for b in boxes])
+        originals = [g.to_original(b) for g, b in zip(geometries, boxes, strict=True)]
+        return self._describe(outputs, originals, geometries)
+
+    def _describe_given(
+        self, images: Sequence[torch.Tensor], geometries: Sequence[Geometry], boxes: Sequence[torch.Tensor]
+    ) -> list[Proposals]:
+        with self.precision.context(self.device.type):
+            _, maps = self._feature_maps(images, geometries)
+            resized = [Boxes(g.to_resized(b)) for g, b in zip(geometries, boxes, strict=True)]
+            outputs = self.model.roi_heads.describe(maps, resized)
+        return self._describe(outputs, boxes, geometries)
+
+    def _feature_maps(self, images: Sequence[torch.Tensor], geometries: Sequence[Geometry]) -> tuple:
         inputs = [{"image": i, "scale": min(g.scale)} for i, g in zip(images, geometries, strict=True)]
         batch = self.model.preprocess_image(inputs)
         return batch, self.model.backbone(batch.tensor)

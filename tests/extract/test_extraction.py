@@ -98,17 +98,57 @@ def test_provenance_says_how_features_were_made(detector, scenes_config, bad_ima
     assert attributes["precision"] == "fp32"
 
 
-def test_parts_and_workers_do_not_change_the_store_and_batches_its_last_bits(
-    detector, scenes_config, bad_images, tmp_path
-):
+def test_parts_workers_and_batches_do_not_change_the_store(detector, scenes_config, bad_images, tmp_path):
     run(detector, scenes_config, bad_images, tmp_path / "a.h5", batch_size=1)
-    run(detector, scenes_config, bad_images, tmp_path / "b.h5", batch_size=1, part_size=100, workers=2)
-    same_data(tmp_path / "a.h5", tmp_path / "b.h5")
-    run(detector, scenes_config, bad_images, tmp_path / "c.h5", batch_size=4, part_size=100)
-    with h5py.File(tmp_path / "a.h5") as one, h5py.File(tmp_path / "c.h5") as other:
-        features = one["features"][:]
-        np.testing.assert_allclose(other["features"][:], features, atol=1e-5 * np.abs(features).max())
-        np.testing.assert_allclose(other["boxes"][:], one["boxes"][:], atol=1e-2)
+    for name, options in (
+        ("b", {"batch_size": 1, "part_size": 100, "workers": 2}),
+        ("c", {"batch_size": 4, "part_size": 100}),
+        ("d", {"batch_size": 2, "part_size": 1}),
+    ):
+        run(detector, scenes_config, bad_images, tmp_path / f"{name}.h5", **options)
+        same_data(tmp_path / "a.h5", tmp_path / f"{name}.h5")
+
+
+@pytest.fixture
+def mixed_images(tmp_path):
+    """Six pictures of three shapes."""
+    rng = np.random.default_rng(11)
+    sizes = [(40, 60), (40, 60), (60, 40), (40, 60), (50, 50), (40, 60)]
+    for number, size in enumerate(sizes):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_an_images_bytes_depend_on_no_other_image(detector, mixed_images, given):
+    """Whatever the size of the batches, the order of the list and the boxes of the others."""
+    sources = find_sources(mixed_images)
+    boxes = {
+        source.image_id: np.array([[2, 3, 20 + 2 * n, 30], [0, 0, 9, 9]], np.float32)[: 1 + n % 2]
+        for n, source in enumerate(sources.images)
+    }
+    selection = GivenBoxes("0") if given else CaffeSelection(3, 8)
+
+    def bytes_of_each(order, batch_size):
+        images = [sources.images[position] for position in order]
+        options = Options(batch_size=batch_size, workers=0)
+        describer = Describer(detector, selection, mixed_images, images, options, boxes if given else None)
+        [block] = describer.blocks([range(len(images))], lambda count: None)
+        ends = np.cumsum(block.counts)[:-1]
+        columns = [np.split(column, ends) for column in block.regions.values()]
+        return {
+            image_id: [piece.tobytes() for piece in pieces]
+            for image_id, *pieces in zip(block.image_ids, *columns, strict=True)
+        }
+
+    expected = bytes_of_each(range(6), 1)
+    assert len({pieces[0] for pieces in expected.values()}) == 6
+    for order, batch_size in (
+        ([5, 4, 3, 2, 1, 0], 2),
+        ([4, 1, 5, 0, 3, 2], 3),
+        ([3, 5, 1, 4, 2, 0], 5),
+    ):
+        assert bytes_of_each(order, batch_size) == expected, (order, batch_size)
 
 
 def test_an_interrupted_run_goes_on_where_it_was(detector, scenes_config, bad_images, tmp_path, monkeypatch):
@@ -211,7 +251,7 @@ def test_a_decoder_that_dies_is_one_line(detector, scenes_config, bad_images, tm
     def die(path):
         os._exit(9)
 
-    monkeypatch.setattr("extract.description.read_image", die)
+    monkeypatch.setattr("extract.loading.read_image", die)
     with pytest.raises(InputError, match=r"a process that reads images died.*the same command goes on"):
         run(detector, scenes_config, bad_images, tmp_path / "features.h5", workers=1)
 
@@ -220,7 +260,7 @@ def test_a_picture_that_memory_cannot_hold_is_reported(detector, scenes_config, 
     def no_memory(path):
         raise MemoryError
 
-    monkeypatch.setattr("extract.description.read_image", no_memory)
+    monkeypatch.setattr("extract.loading.read_image", no_memory)
     summary = run(detector, scenes_config, bad_images, tmp_path / "features.h5")
     assert {failure["reason"] for failure in summary.failures} == {"too large for this machine's memory"}
 

@@ -1,0 +1,193 @@
+"""How much of the detector's time is not its convolutions'?
+
+    python -m benchmarks.convolutions                                    # two cores: some four minutes
+    python -m benchmarks.convolutions --size 320 416 --proposals 60      # half a minute
+
+The limit is what the convolutions and linear layers of one image take alone. What each is called on is recorded
+in a real pass, and the same calls are made on random tensors of the same shapes, memory formats and types, in
+turns with whole passes (network and selection of 36 regions) in one process. Before that, both must count the
+same floating-point operations. Where the rest goes is what PyTorch's profiler says of one more pass. Weights are
+random.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.extraction import make_plausible, synchronise
+from benchmarks.machine import machine
+from data_tools.devices import resolve_device
+from data_tools.files import replace_file
+from extract.config import is_caffe, load_config
+from extract.description import select_regions
+from extract.detector import Detector, build_detector
+from extract.precision import Precision
+from extract.resizing import Geometry
+from extract.selection import build_selection
+from extract.summary import Options
+
+STAGES = {  # words in the names of PyTorch's operators, the first that fits
+    "convolutions": ("convolution", "conv2d"),
+    "linear layers": ("addmm", "linear", "::mm"),
+    "batch norm": ("batch_norm",),
+    "ReLU": ("clamp_min", "relu", "threshold"),
+    "residual sums": ("add_",),
+    "pooling": ("max_pool", "mean", "sum"),
+    "RoI pooling": ("roi_pool", "roi_align"),
+    "NMS": ("nms",),
+    "softmax": ("softmax",),
+}
+
+Key = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]  # shape, strides and type of an input
+Call = tuple[nn.Conv2d | nn.Linear, Key]
+
+
+def recorded_calls(network: nn.Module, work: Callable[[], Any]) -> list[Call]:
+    """Every convolution and linear layer that `work` calls, with what it is called on."""
+    calls: list[Call] = []
+
+    def record(layer: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        calls.append((layer, (tuple(inputs[0].shape), inputs[0].stride(), inputs[0].dtype)))
+
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(record) for layer in layers]
+    work()
+    for hook in hooks:
+        hook.remove()
+    return calls
+
+
+def alone(calls: list[Call], precision: Precision, device: torch.device) -> Callable[[], None]:
+    """The recorded calls on random tensors, and nothing between them."""
+    inputs = {key: torch.empty_strided(*key[:2], dtype=key[2], device=device).normal_() for _, key in calls}
+
+    @torch.inference_mode()
+    def run() -> None:
+        with precision.context(device.type):
+            for layer, key in calls:
+                x = inputs[key]
+                if isinstance(layer, nn.Linear):
+                    F.linear(x, layer.weight, layer.bias)
+                else:
+                    settings = layer.stride, layer.padding, layer.dilation, layer.groups
+                    F.conv2d(x, layer.weight, layer.bias, *settings)
+
+    return run
+
+
+def in_turns(works: dict[str, Callable[[], Any]], device: torch.device, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each work, `repeats` times in turns, after one round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats + 1):
+        for name, work in works.items():
+            synchronise(device)
+            start = time.perf_counter()
+            work()
+            synchronise(device)
+            seconds[name].append(time.perf_counter() - start)
+    return {name: times[1:] for name, times in seconds.items()}
+
+
+def stage_shares(work: Callable[[], Any], device: torch.device) -> dict[str, float]:
+    """Share of each of `STAGES` in the operators' time, as the profiler sees it, and of `other` ones."""
+    cuda = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
+        work()
+        synchronise(device)
+    totals = dict.fromkeys([*STAGES, "other"], 0.0)
+    for event in profiler.key_averages():
+        fits = (stage for stage, words in STAGES.items() if any(word in event.key for word in words))
+        totals[next(fits, "other")] += event.self_device_time_total if cuda else event.self_cpu_time_total
+    return {stage: round(total / sum(totals.values()), 4) for stage, total in totals.items()}
+
+
+def flops_of(work: Callable[[], Any]) -> int:
+    """Floating-point operations of the convolutions and matrix products in `work`."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def random_detector(config: str, device: torch.device, precision: Precision, proposals: int) -> Detector:
+    """A random detector of a configuration that describes this many proposals."""
+    cfg = load_config(config).clone()
+    cfg.defrost()
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = proposals
+    cfg.freeze()
+    detector = build_detector(cfg, None, device, precision)
+    make_plausible(detector)
+    return detector
+
+
+def main() -> None:
+    """Measure, print and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="butd_r101_caffe")
+    parser.add_argument("--size", type=int, nargs=2, default=[600, 800], help="height and width in the network")
+    parser.add_argument("--proposals", type=int, default=300)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", type=Precision, default=Precision.FP32)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/convolutions.json"))
+    arguments = parser.parse_args()
+
+    device, size = resolve_device(arguments.device), tuple(arguments.size)
+    detector = random_detector(arguments.config, device, arguments.precision, arguments.proposals)
+    image = torch.randn(3, *size, generator=torch.Generator().manual_seed(0)) * 50
+    geometry = Geometry(size, size, (1.0, 1.0))
+    selection = build_selection("caffe", (36, 36), None, None, is_caffe(load_config(arguments.config)))
+
+    def network() -> Any:
+        [found] = detector([image], [geometry])
+        return found
+
+    found = network()
+    if len(found.boxes) != arguments.proposals:
+        raise SystemExit(f"the network proposed {len(found.boxes)} boxes, not {arguments.proposals}")
+    products = alone(recorded_calls(detector.model, network), arguments.precision, device)
+    flops = flops_of(network)
+    if flops_of(products) != flops:
+        raise SystemExit("the recorded calls are not those of the network")
+    works = {
+        "network": network,
+        "convolutions": products,
+        "selection": lambda: select_regions(found, selection, Options()),
+    }
+    times = in_turns(works, device, arguments.repeats)
+    seconds = {name: statistics.median(values) for name, values in times.items()}
+    ratio = (seconds["network"] + seconds["selection"]) / seconds["convolutions"]
+    shares = stage_shares(network, device)
+    for name, values in times.items():
+        print(f"{name:13} {seconds[name]:8.4f} s  ({min(values):.4f} to {max(values):.4f})")
+    print(f"network and selection take {ratio:.3f} times the convolutions' and linear layers' time")
+    for stage, share in shares.items():
+        print(f"  {stage:14} {share:6.1%} of the network")
+    results = {
+        "command": "python -m benchmarks.convolutions",
+        "machine": machine(),
+        "config": arguments.config,
+        "size": arguments.size,
+        "proposals": arguments.proposals,
+        "precision": arguments.precision.value,
+        "repeats": arguments.repeats,
+        "tflop": round(flops / 1e12, 4),
+        "seconds": {name: [round(value, 5) for value in values] for name, values in times.items()},
+        "ratio": round(ratio, 4),
+        "shares": shares,
+    }
+    replace_file(arguments.out, (json.dumps(results, indent=2) + "\n").encode())
+    print(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
