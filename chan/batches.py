@@ -3,9 +3,10 @@
 Shapes: B pairs, R regions of all images, F feature dimension, W words of all captions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from chan.augmentation import changed_words, generator, kept_regions
 from chan.feature_cache import FeatureCache
-from chan.packing import Packed, pack
+from chan.packing import Packed, offsets_of
 from chan.splits import FeatureSplit, read_captions
 from chan.word_ids import CaptionReader
-
-Pair = tuple[Tensor, Tensor, int]
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,10 @@ class Batch:
         return Batch(images, captions, self.image_of_pair.pin_memory())
 
 
-class TrainingPairs(Dataset[Pair]):
+class TrainingPairs(Dataset[Batch]):
     """The captions of a split, each with its image, augmented anew in every epoch.
+
+    An item is a batch, so that the features of its images are read in one call and copied once.
 
     Args:
         opened: the split.
@@ -77,28 +78,49 @@ class TrainingPairs(Dataset[Pair]):
         self.counts, self.cache_starts = opened.features.counts[opened.rows], cache_starts
         self.region_keep, self.token_change, self.seed = region_keep, token_change, seed
         self.epoch = 0
+        self._block: np.ndarray | None = None  # what the images of a batch are read into, again and again
 
     def __len__(self) -> int:
+        """How many captions there are."""
         return len(self.words)
 
-    def __getitem__(self, index: int) -> Pair:
-        random = generator(self.seed, self.epoch, index)
-        image = int(self.opened.split.caption_images[index])
-        kept = kept_regions(int(self.counts[image]), self.region_keep, random)
-        if self.cache_starts is None:
-            regions = self.opened.regions(image)[kept]
-        else:
-            regions = kept + self.cache_starts[image]
+    def __getitem__(self, captions: list[int]) -> Batch:
+        """The pairs of these captions."""
+        images = self.opened.split.caption_images[captions]
+        kept, ids = [], []
+        for caption, regions in zip(captions, self.counts[images].tolist(), strict=True):
+            random = generator(self.seed, self.epoch, caption)
+            kept.append(kept_regions(regions, self.region_keep, random))
+            ids.append(self._ids(caption, random))
+        rows = torch.from_numpy(self._rows(images, kept))
+        words = torch.tensor(list(chain.from_iterable(ids)))
+        return Batch(
+            Packed(rows, _offsets(kept)), Packed(words, _offsets(ids)), torch.from_numpy(images.astype(np.int64))
+        )
+
+    def _ids(self, caption: int, random: np.random.Generator) -> list[int]:
         reader = self.reader
-        words = changed_words(self.words.caption(index), self.token_change, reader.mask, reader.size, random)
-        ids = torch.tensor([*reader.prefix, *words, *reader.suffix])
-        return torch.from_numpy(regions), ids, image
+        words = changed_words(self.words.caption(caption), self.token_change, reader.mask, reader.size, random)
+        return [*reader.prefix, *words, *reader.suffix]
+
+    def _rows(self, images: np.ndarray, kept: list[np.ndarray]) -> np.ndarray:
+        """Features (R, F) of the regions that stay of each image, or, with a cache, their positions (R,)."""
+        counts = self.counts[images]
+        starts = counts.cumsum() - counts if self.cache_starts is None else self.cache_starts[images]
+        positions = np.concatenate(kept) + starts.repeat([len(own) for own in kept])
+        if self.cache_starts is not None:
+            return positions
+        regions = int(counts.sum())
+        if self._block is None or len(self._block) < regions:
+            self._block = np.empty((regions, self.opened.features.dim), self.opened.features.dtype)
+        return self.opened.gather(images, self._block).take(positions, axis=0, mode="clip")  # clip: unbuffered
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_block": None}
 
 
-def collate(pairs: list[Pair]) -> Batch:
-    """Pack pairs into a batch."""
-    regions, ids, images = zip(*pairs, strict=True)
-    return Batch(pack(regions), pack(ids), torch.tensor(images))
+def _offsets(sequences: Sequence[Sized]) -> Tensor:
+    return offsets_of(torch.tensor([len(sequence) for sequence in sequences]))
 
 
 def epoch_order(captions: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -132,12 +154,12 @@ def training_batches(
     pairs.epoch = epoch  # before the workers start, which copy it
     loader = DataLoader(
         pairs,
-        batch_sampler=steps,
-        collate_fn=collate,
+        sampler=steps,
+        batch_size=None,  # an item is a batch
         num_workers=workers,
         pin_memory=device.type == "cuda",
     )
     for batch in loader:
         if cache is not None:
-            batch = Batch(cache.fill(batch.images), batch.captions, batch.image_of_pair)
+            batch = Batch(cache.fill(batch.images, device), batch.captions, batch.image_of_pair)
         yield batch.to(device)

@@ -15,15 +15,17 @@ from torch import Tensor
 from chan import recall
 from chan.intervals import Intervals, bootstrap
 from chan.model import Chan
-from chan.packing import Packed, join
+from chan.packing import Packed, offsets_of, rows_of, to_device
 from chan.recall import BlockScorer, Ranking, RetrievalRecall
-from chan.splits import FeatureSplit, caption_batch, image_batch, read_captions
+from chan.splits import FeatureSplit, caption_batch, caption_lengths, image_batch, read_captions
 from chan.word_ids import CaptionReader
 from data_tools.captions import Split
 from data_tools.console import Progress
 from data_tools.errors import InputError, UsageError
 
 BATCH = 128  # images or captions encoded at a time
+
+Encoder = Callable[[Packed], Packed]
 
 
 @torch.inference_mode()
@@ -32,21 +34,27 @@ def encode(
 ) -> tuple[Packed, Packed]:
     """The embeddings, on `device`, of a split's regions (R, D) and words (W, D), in the split's order."""
     model.eval()
-    images, captions = len(opened.split.image_ids), len(opened.split.captions)
     words = read_captions(opened, reader)
-    with Progress(f"encoding {opened.split.name}", images + captions, "items") as progress:
+    counts, lengths = opened.counts, caption_lengths(words, reader)
+    with Progress(f"encoding {opened.split.name}", len(counts) + len(lengths), "items") as progress:
 
-        def encode_all(count: int, batch: Callable[[range], Packed], encoder: torch.nn.Module) -> Packed:
-            parts = []
-            for first in range(0, count, BATCH):
-                places = range(first, min(first + BATCH, count))
-                parts.append(encoder(batch(places).to(device)))
+        def encode_all(lengths: np.ndarray, batch: Callable[[np.ndarray], Packed], encoder: Encoder) -> Packed:
+            """By length, so that neither padding nor a short sequence's missing steps cost anything."""
+            order, offsets = lengths.argsort(kind="stable"), offsets_of(torch.from_numpy(lengths))
+            rows: Tensor | None = None
+            for first in range(0, len(lengths), BATCH):
+                places = order[first : first + BATCH]
+                part = encoder(batch(places).to(device)).rows
+                if rows is None:
+                    rows = part.new_empty(int(offsets[-1]), part.shape[1])
+                rows.index_copy_(0, to_device(rows_of(offsets, torch.from_numpy(places)), device), part)
                 progress.advance(len(places))
-            return join(parts)
+            assert rows is not None
+            return Packed(rows, offsets)
 
-        regions = encode_all(images, lambda places: image_batch(opened, places), model.image_encoder)
+        regions = encode_all(counts, lambda places: image_batch(opened, places), model.image_encoder)
         return regions, encode_all(
-            captions, lambda places: caption_batch(words, reader, places), model.text_encoder
+            lengths, lambda places: caption_batch(words, reader, places), model.text_encoder
         )
 
 

@@ -28,9 +28,17 @@ class FeatureCache:
     rows: Tensor
     starts: np.ndarray
 
-    def fill(self, positions: Packed) -> Packed:
-        """The features (R, F) of regions given by their positions (R,) among the rows."""
-        return positions.with_rows(self.rows.index_select(0, positions.rows.to(self.rows.device)))
+    def fill(self, positions: Packed, device: torch.device) -> Packed:
+        """The features (R, F) of regions given by their positions (R,) among the rows.
+
+        Those of a cache in memory are put where a copy to a GPU, `device`, need not be waited for.
+        """
+        index = positions.rows.to(self.rows.device, non_blocking=True)
+        pinned = device.type == "cuda" and self.rows.device.type == "cpu"
+        if not pinned:
+            return positions.with_rows(self.rows.index_select(0, index))
+        found = torch.empty(len(index), self.rows.shape[1], dtype=self.rows.dtype, pin_memory=True)
+        return positions.with_rows(torch.index_select(self.rows, 0, index, out=found))
 
 
 def make_cache(opened: FeatureSplit, kind: str, device: torch.device) -> FeatureCache | None:
@@ -50,7 +58,7 @@ def make_cache(opened: FeatureSplit, kind: str, device: torch.device) -> Feature
     if kind == "mmap":
         return None
     where = device if kind == "device" else torch.device("cpu")
-    counts = opened.features.counts[opened.rows]
+    counts = opened.counts
     starts = np.concatenate([[0], counts.cumsum()])
     try:
         rows = torch.empty(int(starts[-1]), opened.features.dim, dtype=_dtype(opened), device=where)
@@ -61,19 +69,19 @@ def make_cache(opened: FeatureSplit, kind: str, device: torch.device) -> Feature
         ) from None
     with Progress(f"reading {opened.split.name}", len(counts), "images") as progress:
         for first in range(0, len(counts), IMAGES):
-            images = range(first, min(first + IMAGES, len(counts)))
-            block = np.concatenate([opened.regions(image) for image in images])
-            rows[starts[images.start] : starts[images.stop]] = torch.from_numpy(block).to(where)
-            progress.advance(len(images))
+            last = min(first + IMAGES, len(counts))
+            block = opened.gather(np.arange(first, last))
+            rows[starts[first] : starts[last]] = torch.from_numpy(block)
+            progress.advance(last - first)
     return FeatureCache(rows, starts[:-1])
 
 
 def _dtype(opened: FeatureSplit) -> torch.dtype:
-    return torch.from_numpy(opened.regions(0)[:0]).dtype
+    return torch.from_numpy(np.empty(0, opened.features.dtype)).dtype
 
 
 def _bytes(opened: FeatureSplit) -> int:
-    return int(opened.features.counts[opened.rows].sum()) * opened.features.dim * _dtype(opened).itemsize
+    return int(opened.counts.sum()) * opened.features.dim * _dtype(opened).itemsize
 
 
 def _fits(opened: FeatureSplit, device: torch.device) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from chan.packing import Packed
+from chan.packing import Packed, to_device
 
 HEADS = 8
 
@@ -102,12 +102,12 @@ def attend(attention: nn.MultiheadAttention, regions: Packed) -> Tensor:
         places = None
         padded = projected.unflatten(0, (images, -1))
     else:
-        places = regions.padded_places().to(projected.device)
+        places = to_device(regions.padded_places(), projected.device)
         longest = int(regions.lengths.max())
         padded = projected.new_zeros(images * longest, projected.shape[1])
         padded = padded.index_copy(0, places, projected).unflatten(0, (images, longest))
         valid = torch.arange(longest) < regions.lengths[:, None]
-        mask = valid[:, None, None].to(projected.device)  # (B, 1, 1, K): which keys are regions
+        mask = to_device(valid, projected.device)[:, None, None]  # (B, 1, 1, K): which keys are regions
     heads = padded.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     mixed = scaled_dot_product_attention(heads[0], heads[1], heads[2], attn_mask=mask)
     mixed = mixed.transpose(1, 2).flatten(0, 1).flatten(1)

@@ -9,14 +9,17 @@ from chan.text_encoders import BertEncoder
 
 
 def make_optimizer(model: Chan, lr: float, text_lr_factor: float, weight_decay: float) -> AdamW:
-    """AdamW over all parameters, those of a pretrained BERT at `text_lr_factor` times the rate."""
+    """AdamW over all parameters, those of a pretrained BERT at `text_lr_factor` times the rate.
+
+    Fused: one pass over a weight, its gradient and its moments, on the CPU as on a GPU.
+    """
     bert = list(model.text_encoder.bert.parameters()) if isinstance(model.text_encoder, BertEncoder) else []
     known = {id(parameter) for parameter in bert}
     others = [parameter for parameter in model.parameters() if id(parameter) not in known]
     groups = [{"params": others, "factor": 1.0}]
     if bert:
         groups.append({"params": bert, "factor": text_lr_factor})
-    return AdamW(groups, lr=lr, weight_decay=weight_decay)
+    return AdamW(groups, lr=lr, weight_decay=weight_decay, fused=True)
 
 
 def step_down(lr: float, decay: float, decay_epoch: int, epoch: int) -> float:

@@ -50,11 +50,10 @@ class Packed:
 
     def take(self, order: Tensor) -> "Packed":
         """The sequences at the positions `order` (n,) int64, in that order, copied."""
-        lengths = self.lengths[order]
-        offsets = offsets_of(lengths)
-        shifts = self.offsets[order] - offsets[:-1]
-        source = torch.arange(int(offsets[-1])) + shifts.repeat_interleave(lengths)
-        return Packed(self.rows.index_select(0, source.to(self.rows.device)), offsets)
+        source = rows_of(self.offsets, order)
+        return Packed(
+            self.rows.index_select(0, to_device(source, self.rows.device)), offsets_of(self.lengths[order])
+        )
 
     def padded_places(self) -> Tensor:
         """(N,) int64: where each row stands in a padded (B * L) layout."""
@@ -70,6 +69,23 @@ class Packed:
 def offsets_of(lengths: Tensor) -> Tensor:
     """(B + 1,) int64 offsets of sequences with these (B,) lengths."""
     return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+
+
+def rows_of(offsets: Tensor, order: Tensor) -> Tensor:
+    """(n,) int64: the rows of the sequences at the positions `order`, one sequence behind the other."""
+    lengths = offsets.diff()[order]
+    shifts = offsets[order] - (lengths.cumsum(0) - lengths)
+    shifts = shifts.repeat_interleave(lengths)
+    return torch.arange(len(shifts)) + shifts
+
+
+def to_device(index: Tensor, device: torch.device) -> Tensor:
+    """A small tensor, made here, on `device`.
+
+    A GPU's copy from ordinary memory would wait for all that the GPU has still to do; from pinned memory it does
+    not.
+    """
+    return index.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else index.to(device)
 
 
 def pack(sequences: Sequence[Tensor]) -> Packed:

@@ -1,13 +1,14 @@
 """A split of a data set, ready to be read: its images' features and its captions' ids."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from chan.packing import Packed, pack
+from chan.packing import Packed, offsets_of, pack
 from chan.word_ids import CaptionReader, WordIds, read_words
 from data_tools.captions import Split, load_split
 from data_tools.errors import InputError
@@ -27,6 +28,15 @@ class FeatureSplit:
     def regions(self, image: int) -> np.ndarray:
         """(K, F) float16 or float32: the features of the image at this position of the split."""
         return self.features.read(int(self.rows[image]))
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """(N,) int64: regions of each image of the split."""
+        return self.features.counts[self.rows]
+
+    def gather(self, images: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """(R, F): the features of the images at these positions, one after the other; `out` as for a reader."""
+        return self.features.gather(self.rows[images], out)
 
     def boxes(self, image: int) -> np.ndarray:
         """(K, 4) float32 x1 y1 x2 y2 in pixels of the upright image.
@@ -50,11 +60,11 @@ def open_split(data: Path, name: str, features: Path | None) -> FeatureSplit:
     split = load_split(precomp_folder(data), name)
     source = feature_source(data, name, features)
     reader = open_features(source, split)
-    rows = reader.rows(split.image_ids)
-    empty = np.flatnonzero(reader.counts[rows] == 0)
+    opened = FeatureSplit(split, reader, reader.rows(split.image_ids), source)
+    empty = np.flatnonzero(opened.counts == 0)
     if len(empty):
         raise InputError(f"{source}: image {split.image_ids[empty[0]]}: expected at least one region")
-    return FeatureSplit(split, reader, rows, source)
+    return opened
 
 
 def check_dim(opened: FeatureSplit, dim: int) -> None:
@@ -65,15 +75,20 @@ def check_dim(opened: FeatureSplit, dim: int) -> None:
         )
 
 
-def image_batch(opened: FeatureSplit, images: range) -> Packed:
-    """The regions, (R, F), of the images at these positions."""
-    return pack([torch.from_numpy(opened.regions(image)) for image in images])
+def image_batch(opened: FeatureSplit, images: np.ndarray) -> Packed:
+    """The regions, (R, F), of the images at these positions (n,)."""
+    return Packed(torch.from_numpy(opened.gather(images)), offsets_of(torch.from_numpy(opened.counts[images])))
 
 
-def caption_batch(words: WordIds, reader: CaptionReader, captions: range) -> Packed:
-    """The ids, (W,) int64, of these captions, none of them changed."""
+def caption_batch(words: WordIds, reader: CaptionReader, captions: np.ndarray) -> Packed:
+    """The ids, (W,) int64, of these captions (n,), none of them changed."""
     own = (chain.from_iterable(words.caption(index)) for index in captions)
     return pack([torch.tensor([*reader.prefix, *ids, *reader.suffix]) for ids in own])
+
+
+def caption_lengths(words: WordIds, reader: CaptionReader) -> np.ndarray:
+    """(C,) int64: the ids that `caption_batch` gives each caption."""
+    return np.diff(words.word_offsets[words.caption_offsets]) + len(reader.prefix) + len(reader.suffix)
 
 
 def read_captions(opened: FeatureSplit, reader: CaptionReader) -> WordIds:

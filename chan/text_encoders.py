@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from chan.image_encoders import embedding
-from chan.packing import Packed
+from chan.packing import Packed, to_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,7 +37,7 @@ class BiGRUEncoder(nn.Module):
     def forward(self, captions: Packed) -> Packed:
         """Ids (W,) to embeddings (W, D)."""
         order, batch_sizes = step_order(captions.offsets)
-        order = order.to(captions.rows.device)
+        order = to_device(order, captions.rows.device)
         vectors = self.embed(captions.rows.index_select(0, order))
         with torch.autocast(vectors.device.type, enabled=False):  # a recurrence piles up its rounding
             out = self.rnn(PackedSequence(vectors, batch_sizes))[0].data
@@ -78,11 +78,11 @@ class BertEncoder(nn.Module):
 
     def forward(self, captions: Packed) -> Packed:
         """Ids (W,) to embeddings (W, D)."""
-        places = captions.padded_places().to(captions.rows.device)
+        places = to_device(captions.padded_places(), captions.rows.device)
         longest = int(captions.lengths.max())
         ids = captions.rows.new_full((len(captions) * longest,), self.bert.config.pad_token_id or 0)
         ids = ids.index_copy(0, places, captions.rows).unflatten(0, (len(captions), longest))
-        valid = (torch.arange(longest) < captions.lengths[:, None]).long().to(ids.device)
+        valid = to_device((torch.arange(longest) < captions.lengths[:, None]).long(), ids.device)
         hidden = self.bert(input_ids=ids, attention_mask=valid).last_hidden_state
         words = hidden.flatten(0, 1).index_select(0, places)
         return captions.with_rows(embedding(self.linear(words), self.normalise))

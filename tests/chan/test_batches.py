@@ -2,9 +2,10 @@ from pathlib import Path
 
 import torch
 
+from chan.augmentation import changed_words, generator, kept_regions
 from chan.batches import Batch, TrainingPairs, epoch_order, training_batches
 from chan.feature_cache import make_cache
-from chan.packing import join
+from chan.packing import join, pack
 from chan.splits import open_split
 from chan.word_ids import VocabularyReader
 from data_tools.vocabulary import Vocabulary
@@ -49,17 +50,46 @@ def test_epochs_are_augmented_differently(dataset: Path) -> None:
     kept = []
     for epoch in range(2):
         pairs.epoch = epoch
-        kept.append([len(pairs[index][0]) for index in range(len(pairs))])
+        kept.append(pairs[list(range(len(pairs)))].images.lengths.tolist())
     assert kept[0] != kept[1]
 
 
 def test_a_pair_is_an_image_and_its_caption(dataset: Path) -> None:
     pairs = make_pairs(dataset, keep=1.0, change=0.0)
-    regions, ids, image = pairs[7]
-    assert image == 1  # five captions an image
-    assert torch.equal(regions, torch.from_numpy(pairs.opened.regions(1)))
-    words = pairs.reader.words([pairs.opened.split.captions[7]])[0]
-    assert ids.tolist() == [index for _, own in words for index in own]
+    batch = pairs[[7, 23, 9]]
+    assert batch.image_of_pair.tolist() == [1, 4, 1]  # five captions an image
+    regions, ids = batch.images, batch.captions
+    for place, (caption, image) in enumerate([(7, 1), (23, 4), (9, 1)]):
+        assert torch.equal(regions.slice(place, place + 1).rows, torch.from_numpy(pairs.opened.regions(image)))
+        words = pairs.reader.words([pairs.opened.split.captions[caption]])[0]
+        expected = [index for _, own in words for index in own]
+        assert ids.slice(place, place + 1).rows.tolist() == expected
+
+
+def test_a_batch_is_its_pairs_one_by_one(dataset: Path) -> None:
+    pairs, captions = make_pairs(dataset, keep=0.5), [41, 0, 17, 3, 41]
+    pairs.epoch = 5
+    opened, reader, ids, rows = pairs.opened, pairs.reader, [], []
+    for caption in captions:
+        random = generator(3, 5, caption)
+        regions = opened.regions(int(opened.split.caption_images[caption]))
+        rows.append(torch.from_numpy(regions[kept_regions(len(regions), 0.5, random)]))
+        words = pairs.words.caption(caption)
+        ids.append(torch.tensor(changed_words(words, 0.2, reader.mask, reader.size, random)))
+    whole = pairs[captions]
+    for side, expected in ((whole.images, pack(rows)), (whole.captions, pack(ids))):
+        assert side.rows.dtype == expected.rows.dtype
+        assert torch.equal(side.rows, expected.rows)
+        assert torch.equal(side.offsets, expected.offsets)
+
+
+def test_a_batch_is_not_written_into_again(dataset: Path) -> None:
+    """The images of all batches are read into one block, of which a batch must be a copy."""
+    pairs = make_pairs(dataset, keep=1.0)
+    first = pairs[[0, 1, 2]]
+    before = first.images.rows.clone()
+    pairs[[30, 31, 32]]
+    assert torch.equal(first.images.rows, before)
 
 
 def test_a_cache_changes_nothing(dataset: Path) -> None:

@@ -17,8 +17,8 @@ from chan.evaluation import (
 from chan.model import build_model
 from chan.packing import pack
 from chan.recall import measure, of_matrix
-from chan.splits import FeatureSplit, check_dim, open_split
-from chan.word_ids import VocabularyReader
+from chan.splits import FeatureSplit, caption_batch, check_dim, image_batch, open_split, read_captions
+from chan.word_ids import BertReader, VocabularyReader
 from data_tools.errors import InputError, UsageError
 from data_tools.features import FeatureStore
 from data_tools.vocabulary import Vocabulary
@@ -50,15 +50,36 @@ def test_scores_are_those_of_single_pairs(opened: FeatureSplit, monkeypatch: pyt
         torch.testing.assert_close(scores[image, caption], alone[0, 0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("bert", [False, True])
+def test_embeddings_come_in_the_splits_order(
+    bert: bool, opened: FeatureSplit, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are made by length; each equals what the encoders make of its image or caption alone."""
+    monkeypatch.setattr(evaluation, "BATCH", 4)
+    reader = BertReader(request.getfixturevalue("bert_folder")) if bert else reader_of(opened)
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(dim=16), opened.features.dim, reader, pretrained=False).eval()
+    regions, words = evaluation.encode(model, opened, reader, CPU)
+    assert (len(regions), len(words)) == (6, 30)
+    own = read_captions(opened, reader)
+    with torch.inference_mode():
+        for image in range(6):
+            alone = model.image_encoder(image_batch(opened, np.array([image])))
+            torch.testing.assert_close(regions.slice(image, image + 1).rows, alone.rows, rtol=0, atol=1e-6)
+        for caption in range(30):
+            alone = model.text_encoder(caption_batch(own, reader, np.array([caption])))
+            torch.testing.assert_close(words.slice(caption, caption + 1).rows, alone.rows, rtol=0, atol=1e-6)
+
+
 def test_each_image_is_read_once(opened: FeatureSplit, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: Counter[int] = Counter()
-    read = FeatureStore.read
+    gather = FeatureStore.gather
 
-    def counted(self: FeatureStore, row: int) -> np.ndarray:
-        reads[row] += 1
-        return read(self, row)
+    def counted(self: FeatureStore, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        reads.update(rows.tolist())
+        return gather(self, rows, out)
 
-    monkeypatch.setattr(FeatureStore, "read", counted)
+    monkeypatch.setattr(FeatureStore, "gather", counted)
     reader = reader_of(opened)
     model = build_model(ModelConfig(dim=16), opened.features.dim, reader, pretrained=False)
     evaluation.encode(model, opened, reader, CPU)

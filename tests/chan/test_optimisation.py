@@ -1,4 +1,5 @@
 import pytest
+import torch
 from transformers import BertConfig, BertModel
 
 from chan.image_encoders import ImageEncoder
@@ -26,6 +27,26 @@ def test_berts_own_weights_learn_slower() -> None:
     for parameter in model.parameters():
         assert rates[id(parameter)] == pytest.approx(0.05 if id(parameter) in own else 0.5)
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.02}
+
+
+def test_the_steps_are_those_of_adamw() -> None:
+    """Loshchilov and Hutter 2019, algorithm 2, written down in float64."""
+    model = make(bert=False).double()
+    optimizer = make_optimizer(model, lr=0.01, text_lr_factor=0.1, weight_decay=0.3)
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    means, squares = ({name: torch.zeros_like(p) for name, p in weights.items()} for _ in range(2))
+    random = torch.Generator().manual_seed(0)
+    for step in range(1, 6):
+        for name, parameter in model.named_parameters():
+            g = torch.randn(parameter.shape, generator=random, dtype=torch.float64)
+            parameter.grad = g.clone()
+            means[name] = 0.9 * means[name] + 0.1 * g
+            squares[name] = 0.999 * squares[name] + 0.001 * g * g
+            mean, square = means[name] / (1 - 0.9**step), squares[name] / (1 - 0.999**step)
+            weights[name] -= 0.01 * (0.3 * weights[name] + mean / (square.sqrt() + 1e-8))
+        optimizer.step()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), weights[name], rtol=0, atol=1e-12)
 
 
 def test_the_rate_steps_down_at_its_epoch() -> None:

@@ -5,24 +5,33 @@ import numpy as np
 import pytest
 import torch
 
-from chan.splits import caption_batch, image_batch, open_split, read_captions
-from chan.word_ids import VocabularyReader
+from chan.splits import caption_batch, caption_lengths, image_batch, open_split, read_captions
+from chan.word_ids import BertReader, VocabularyReader
 from data_tools.errors import InputError
 from data_tools.vocabulary import Vocabulary
 
 
 def test_batches_hold_images_and_captions_in_order(dataset: Path) -> None:
     opened = open_split(dataset, "dev", None)
-    images = image_batch(opened, range(1, 4))
-    expected = [opened.regions(image) for image in range(1, 4)]
+    images = image_batch(opened, np.array([3, 1, 2]))
+    expected = [opened.regions(image) for image in (3, 1, 2)]
     assert images.lengths.tolist() == [len(rows) for rows in expected]
     assert torch.equal(images.rows, torch.from_numpy(np.concatenate(expected)))
 
     reader = VocabularyReader(Vocabulary.build(opened.split.captions, threshold=1))
-    captions = caption_batch(read_captions(opened, reader), reader, range(2, 4))
-    spelled = reader.words(opened.split.captions[2:4])
+    read = read_captions(opened, reader)
+    captions = caption_batch(read, reader, np.array([3, 2]))
+    spelled = reader.words([opened.split.captions[caption] for caption in (3, 2)])
     assert captions.rows.tolist() == [index for words in spelled for _, own in words for index in own]
     assert captions.lengths.tolist() == [len(words) for words in spelled]
+    assert caption_lengths(read, reader)[[3, 2]].tolist() == captions.lengths.tolist()
+
+
+def test_lengths_count_what_bert_puts_around_a_caption(dataset: Path, bert_folder: str) -> None:
+    opened, reader = open_split(dataset, "dev", None), BertReader(bert_folder)
+    read = read_captions(opened, reader)
+    captions = caption_batch(read, reader, np.arange(len(read)))
+    assert caption_lengths(read, reader).tolist() == captions.lengths.tolist()
 
 
 def test_an_image_without_regions_is_named(dataset: Path, tmp_path: Path) -> None:
