@@ -11,7 +11,6 @@ random.
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -25,9 +24,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.extraction import make_plausible, synchronise
-from benchmarks.machine import machine
+from benchmarks.recording import record
 from data_tools.devices import resolve_device
-from data_tools.files import replace_file
 from extract.config import is_caffe, load_config
 from extract.description import select_regions
 from extract.detector import Detector, build_detector
@@ -56,11 +54,11 @@ def recorded_calls(network: nn.Module, work: Callable[[], Any]) -> list[Call]:
     """Every convolution and linear layer that `work` calls, with what it is called on."""
     calls: list[Call] = []
 
-    def record(layer: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def note(layer: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         calls.append((layer, (tuple(inputs[0].shape), inputs[0].stride(), inputs[0].dtype)))
 
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    hooks = [layer.register_forward_hook(record) for layer in layers]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
     work()
     for hook in hooks:
         hook.remove()
@@ -138,7 +136,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", type=Precision, default=Precision.FP32)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/convolutions.json"))
+    parser.add_argument("--out", type=Path, help="another results file than this machine's")
     arguments = parser.parse_args()
 
     device, size = resolve_device(arguments.device), tuple(arguments.size)
@@ -173,8 +171,6 @@ def main() -> None:
     for stage, share in shares.items():
         print(f"  {stage:14} {share:6.1%} of the network")
     results = {
-        "command": "python -m benchmarks.convolutions",
-        "machine": machine(),
         "config": arguments.config,
         "size": arguments.size,
         "proposals": arguments.proposals,
@@ -185,8 +181,7 @@ def main() -> None:
         "ratio": round(ratio, 4),
         "shares": shares,
     }
-    replace_file(arguments.out, (json.dumps(results, indent=2) + "\n").encode())
-    print(arguments.out)
+    print(record("convolutions", results, arguments.out))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ decoding on one core, and copies of a resized image into memory that is in use a
 
 import argparse
 import itertools
-import json
 import os
 import statistics
 import tempfile
@@ -22,8 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.machine import machine
-from data_tools.files import replace_file
+from benchmarks.recording import record
 from extract.images import read_image
 from extract.loading import load
 from extract.resizing import METHODS, Resizing
@@ -118,7 +116,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, *doubling])
     parser.add_argument("--count", type=int, default=96, help="images of a measurement")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/loading.json"))
+    parser.add_argument("--out", type=Path, help="another results file than this machine's")
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as made:
@@ -135,15 +133,12 @@ def main() -> None:
             f"({row['least']} to {row['most']})"
         )
     results = {
-        "command": "python -m benchmarks.loading",
-        "machine": machine(),
         "images": "of a folder" if arguments.images else "made, 640 x 480, quality 90",
         "repeats": arguments.repeats,
         "limits_per_second": {name: round(value, 1) for name, value in machines.items()},
         "loader": rows,
     }
-    replace_file(arguments.out, (json.dumps(results, indent=2) + "\n").encode())
-    print(arguments.out)
+    print(record("loading", results, arguments.out))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from benchmarks.demo import machine
+from benchmarks.published import padded, published_scores
+from benchmarks.recording import record
 from chan.batches import Batch
 from chan.image_encoders import ImageEncoder
 from chan.losses import contrastive
@@ -70,18 +71,15 @@ class Published(Stepper):
         with torch.autocast(self.device.type, dtype=kind, enabled=kind is not None):
             images, regions = self._images(batch.images)
             captions, words = self._captions(batch.captions)
-            similarity = torch.einsum("ikd,tld->itkl", images, captions)
-        valid = regions[:, None, :, None] & words[None, :, None, :]
-        best = similarity.masked_fill(~valid, -1.0).amax(2).float()
-        scores = torch.logsumexp((best / 0.1).masked_fill(~words[None], -torch.inf), 2)
+            scores = published_scores((images, regions), (captions, words)).float()
         loss = criterion(scores, ~torch.eye(len(scores), dtype=torch.bool, device=scores.device))
         self.scaler.scale(loss).backward()
         return loss.detach()
 
     def _images(self, packed: Packed) -> tuple[Tensor, Tensor]:
         encoder = self.model.image_encoder
-        padded, valid = _padded(packed)
-        rows = encoder.fc(padded)
+        features, valid = padded(packed)
+        rows = encoder.fc(features)
         block: Any = encoder.feedforward
         x = block.ln(rows).transpose(0, 1)
         mixed = block.attn(x, x, x, need_weights=False, key_padding_mask=~valid)[0].transpose(0, 1)
@@ -89,16 +87,11 @@ class Published(Stepper):
 
     def _captions(self, packed: Packed) -> tuple[Tensor, Tensor]:
         encoder: Any = self.model.text_encoder
-        padded, valid = _padded(packed)
-        sequences = pack_padded_sequence(encoder.embed(padded), packed.lengths, True, enforce_sorted=False)
+        ids, valid = padded(packed)
+        sequences = pack_padded_sequence(encoder.embed(ids), packed.lengths, True, enforce_sorted=False)
         out = pad_packed_sequence(encoder.rnn(sequences)[0], batch_first=True)[0]
         forwards, backwards = out.chunk(2, dim=2)
         return nn.functional.normalize((forwards + backwards) / 2, dim=2), valid
-
-
-def _padded(packed: Packed) -> tuple[Tensor, Tensor]:
-    rows = pad_sequence(list(packed.rows.split(packed.lengths.tolist())), batch_first=True)
-    return rows, (torch.arange(rows.shape[1]) < packed.lengths[:, None]).to(rows.device)
 
 
 def make(version: str, sizes: argparse.Namespace, device: torch.device) -> Stepper:
@@ -167,7 +160,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="JSON file of the figures")
+    parser.add_argument("--out", type=Path, help="another results file than this machine's")
     parser.add_argument("--version", choices=VERSIONS, help=argparse.SUPPRESS)
     sizes = parser.parse_args()
     device = torch.device(sizes.device)
@@ -190,9 +183,8 @@ def main() -> None:
                 f"{values['bytes'] / 1e9:.2f}",
             ]
         print(f"{version:12}" + "".join(f"{cell:>10}" for cell in cells))
-    if sizes.out:
-        known = {name: value for name, value in vars(sizes).items() if name not in ("out", "version")}
-        sizes.out.write_text(json.dumps({"sizes": known, **found, "machine": machine()}, indent=2) + "\n")
+    known = {name: value for name, value in vars(sizes).items() if name not in ("out", "version")}
+    print(record(f"training {sizes.precision}", {"sizes": known, **found}, sizes.out))
 
 
 if __name__ == "__main__":
