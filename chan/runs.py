@@ -183,6 +183,8 @@ def load_state(folder: Path, learning: Learning) -> Progressed:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         learning.model.load_state_dict(state["model"])
+        for group in state["optimizer"]["param_groups"]:
+            group["fused"] = True  # in states of earlier versions it was not, and these decide
         learning.optimizer.load_state_dict(state["optimizer"])
         learning.scaler.load_state_dict(state["scaler"])
         return Progressed(**state["progressed"])

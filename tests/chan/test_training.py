@@ -143,6 +143,25 @@ def ruin(trainer: training.Trainer, progressed: Progressed) -> None:
     progressed.step += 1
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_state_without_a_fused_optimizer_goes_on(
+    precision: str, dataset: Path, tiny_config: Path, tmp_path: Path
+) -> None:
+    """Earlier versions saved such; GradScaler does not work with an optimizer that is half one, half the other."""
+    config = load_config(str(tiny_config), ["train.epochs=2", f"train.precision={precision}"])
+    train(tmp_path / "run", dataset, config)
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    for group in state["optimizer"]["param_groups"]:
+        group["fused"] = None
+    torch.save(state, tmp_path / "run" / "state.pt")
+    longer = load_config(
+        str(tiny_config), ["train.epochs=3", f"train.precision={precision}", "model.image.dim=24"]
+    )
+    assert train(tmp_path / "run", dataset, longer, resume=True).epoch == 3
+    train(tmp_path / "whole", dataset, longer)
+    assert_same_weights(tmp_path / "run", tmp_path / "whole", "last.safetensors")
+
+
 class KilledSoon:
     """Saves a state after every line of metrics, of which there is one a step, and dies at a step."""
 
