@@ -25,6 +25,29 @@ demo: setup
 	rm -rf runs/demo
 	$(BIN)/python -m benchmarks.demo --out runs/demo
 
+# Each benchmark checks its result first and adds its figures to benchmarks/results/MACHINE.json.
+bench: setup
+	$(BIN)/python -m benchmarks.scoring
+	$(BIN)/python -m benchmarks.evaluation
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.training_shares --quick
+	$(BIN)/python -m benchmarks.convolutions
+	$(BIN)/python -m benchmarks.loading
+	$(BIN)/python -m benchmarks.reading
+	$(BIN)/python -m benchmarks.joining
+
+# The kernel of hard assignment needs gcc and Python's headers; its peers are compared where they are installed.
+bench-gpu: setup
+	$(BIN)/python -m benchmarks.kernel
+	$(BIN)/python -m benchmarks.scoring --images 384 --captions 384 --precisions float32 bfloat16 float16
+	$(BIN)/python -m benchmarks.evaluation --images 1000 5000 --precision bfloat16
+	$(BIN)/python -m benchmarks.training --precision bf16
+	$(BIN)/python -m benchmarks.training_shares --precision bf16
+	$(BIN)/python -m benchmarks.convolutions --precision bf16
+	$(BIN)/python -m benchmarks.loading
+	rm -rf runs/demo
+	$(BIN)/python -m benchmarks.demo --out runs/demo --record
+
 test: setup
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .

@@ -12,7 +12,6 @@ from torch.nn.utils.rnn import PackedSequence
 
 from chan.image_encoders import embedding
 from chan.packing import Packed, to_device
-from chan.recurrence import bidirectional
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,10 +40,7 @@ class BiGRUEncoder(nn.Module):
         order = to_device(order, captions.rows.device)
         vectors = self.embed(captions.rows.index_select(0, order))
         with torch.autocast(vectors.device.type, enabled=False):  # a recurrence piles up its rounding
-            if self.training and vectors.device.type == "cpu":
-                out = bidirectional(self.rnn, vectors, batch_sizes)
-            else:
-                out = self.rnn(PackedSequence(vectors, batch_sizes))[0].data
+            out = self.rnn(PackedSequence(vectors, batch_sizes))[0].data
         forwards, backwards = out.chunk(2, dim=1)
         both = ((forwards + backwards) / 2).index_select(0, order.argsort())
         return captions.with_rows(embedding(both, self.normalise))
