@@ -13,7 +13,6 @@ Measures, with random weights (arithmetic does not depend on them):
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -27,9 +26,8 @@ import torchvision
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine import machine
+from benchmarks.recording import record
 from data_tools.devices import resolve_device
-from data_tools.files import replace_file
 from extract.box_arithmetic import ending_one_later
 from extract.config import load_config
 from extract.detector import Detector, build_detector
@@ -161,7 +159,7 @@ def selection_times(repeats: int) -> list[dict[str, Any]]:
             return survives
 
         def fast(inclusive: bool = inclusive) -> torch.Tensor:
-            return per_class_nms(boxes, probabilities, 0.3, inclusive)
+            return per_class_nms([boxes], [probabilities], 0.3, inclusive)[0]
 
         if not torch.equal(loop(), fast()):
             raise SystemExit("the selection differs from the loop over classes")
@@ -203,7 +201,7 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--error-images", type=int, default=2, help="photographs over which errors are taken")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/extraction.json"))
+    parser.add_argument("--out", type=Path, help="another results file than this machine's")
     arguments = parser.parse_args()
 
     device = resolve_device(arguments.device)
@@ -229,16 +227,13 @@ def main() -> None:
             f"{name:5} features differ from fp32's by {error['mean']:.2e} on average, {error['most']:.2e} at most"
         )
     results = {
-        "command": "python -m benchmarks.extraction",
-        "machine": machine(),
         "config": arguments.config,
         "weights": "random",
         "network": rows,
         "feature_error_against_fp32": errors,
         "selection": selection,
     }
-    replace_file(arguments.out, (json.dumps(results, indent=2) + "\n").encode())
-    print(arguments.out)
+    print(record("extraction", results, arguments.out))
 
 
 if __name__ == "__main__":

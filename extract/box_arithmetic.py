@@ -4,6 +4,8 @@
 last pixel is w - 1; non-maximum suppression drops a box at IoU >= threshold. Otherwise coordinates are
 continuous, as in Detectron2: x2 - x1 wide, the picture ends at w, a box is dropped at IoU > threshold.
 
+Nothing here makes a tensor of Python numbers: on a GPU the host would wait for it.
+
 Shapes: P boxes, x1 y1 x2 y2.
 """
 
@@ -42,15 +44,17 @@ def nms(boxes: torch.Tensor, scores: torch.Tensor, threshold: float, inclusive: 
 
 def ending_one_later(boxes: torch.Tensor) -> torch.Tensor:
     """(P, 4) inclusive boxes as continuous ones of the same sides."""
-    return boxes + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+    return torch.cat([boxes[:, :2], boxes[:, 2:] + 1.0], dim=1)
 
 
 def clip(boxes: torch.Tensor, size: tuple[int, int], inclusive: bool) -> torch.Tensor:
     """(P, 4) boxes limited to a picture of this (height, width)."""
     height, width = size
     one = 1.0 if inclusive else 0.0
-    limits = boxes.new_tensor([width - one, height - one, width - one, height - one])
-    return torch.minimum(boxes.clamp(min=0), limits)
+    clipped = boxes.clamp(min=0)
+    clipped[:, 0::2].clamp_(max=width - one)
+    clipped[:, 1::2].clamp_(max=height - one)
+    return clipped
 
 
 class CaffeBoxTransform:

@@ -3,6 +3,8 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from data_tools.errors import InputError
 from data_tools.store import Block
 from extract.detector import Detector
+from extract.following import Follower, Mark
 from extract.given_boxes import Boxes
 from extract.loading import Decoded, load
 from extract.proposals import Proposals
@@ -61,34 +64,56 @@ class Describer:
         """
         order = [position for span in spans for position in span]
         decoded = load(self.folder, self.images, order, self.detector.resizing, self.options.workers)
-        for span in spans:
-            yield self._block(span, decoded, advance)
+        with Follower(self.detector.device) as follower:
+            for span in spans:
+                yield self._block(span, decoded, follower, advance)
 
-    def _block(self, span: range, decoded: Iterator[Decoded], advance: Callable[[int], None]) -> Block:
-        waiting: defaultdict[tuple[int, ...], list[Decoded]] = defaultdict(list)
+    def _block(
+        self, span: range, decoded: Iterator[Decoded], follower: Follower, advance: Callable[[int], None]
+    ) -> Block:
         regions: dict[int, dict[str, np.ndarray]] = {}
         sizes: dict[int, tuple[int, int]] = {}
-        failures = []
+        failures: list[dict[str, str]] = []
+
+        def fail(position: int, problem: str) -> None:
+            failures.append(self._failure(position, problem))
+            advance(1)
+
+        before: tuple[list[Decoded], Future] | None = None
+        for batch in self._batches(span, decoded, sizes, fail):
+            begun = batch, self._begin(batch, follower)
+            if before is not None:  # its regions are chosen while the network has the next batch
+                regions.update(self._end(*before, follower))
+                advance(len(before[0]))
+            before = begun
+        if before is not None:
+            regions.update(self._end(*before, follower))
+            advance(len(before[0]))
+        too_large = [position for position in sizes if position not in regions]
+        failures += [self._failure(position, "too large for the memory of the device") for position in too_large]
+        return self._as_block(regions, sizes, tuple(failures))
+
+    def _batches(
+        self,
+        span: range,
+        decoded: Iterator[Decoded],
+        sizes: dict[int, tuple[int, int]],
+        fail: Callable[[int, str], None],
+    ) -> Iterator[list[Decoded]]:
+        """The images of a stretch in batches of one shape; `sizes` of the originals are filled in."""
+        waiting: defaultdict[tuple[int, ...], list[Decoded]] = defaultdict(list)
         for position in span:
             item = self._next(decoded, position)
             self.seconds["decode"] += item.seconds
             problem = item.problem or self._wrong_boxes(item)
             if problem or item.pixels is None or item.geometry is None:
-                failures.append(self._failure(position, problem))
-                advance(1)
+                fail(position, problem)
                 continue
             sizes[position] = item.geometry.original
             waiting[item.pixels.shape].append(item)
             for shape in self._ready(waiting):
-                batch = waiting.pop(shape)
-                regions.update(self._describe(batch))
-                advance(len(batch))
-        for batch in waiting.values():
-            regions.update(self._describe(batch))
-            advance(len(batch))
-        too_large = [position for position in sizes if position not in regions]
-        failures += [self._failure(position, "too large for the memory of the device") for position in too_large]
-        return self._as_block(regions, sizes, tuple(failures))
+                yield waiting.pop(shape)
+        yield from waiting.values()
 
     def _next(self, decoded: Iterator[Decoded], position: int) -> Decoded:
         try:
@@ -123,10 +148,24 @@ class Describer:
             raise InputError(f"{self.folder / image.file}: image {image.image_id} cannot be read: {reason}")
         return {"id": image.image_id, "file": image.file, "reason": reason}
 
-    def _describe(self, batch: list[Decoded]) -> dict[int, dict[str, np.ndarray]]:
+    def _begin(self, batch: list[Decoded], follower: Follower) -> Future:
+        """Send a batch through the network, and have regions chosen after it: `_columns` will come."""
+        start = follower.mark()
+        try:
+            proposals = self._proposals(batch)
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            failed: Future = Future()
+            failed.set_exception(error.with_traceback(None))  # which would hold the memory that is wanted
+            return failed
+        ready = follower.mark()
+        return follower.submit(partial(self._columns, batch, proposals, start, ready), ready)
+
+    def _end(self, batch: list[Decoded], begun: Future, follower: Follower) -> dict[int, dict[str, np.ndarray]]:
         """Columns of each image of a batch, by position; in halves where the memory does not hold it whole."""
         try:
-            return self._describe_at_once(batch)
+            return begun.result()
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
@@ -136,20 +175,19 @@ class Describer:
             torch.cuda.empty_cache()
         half = (len(batch) + 1) // 2
         self.batch_size = min(self.batch_size, half)
-        return {**self._describe(batch[:half]), **self._describe(batch[half:])}
+        columns: dict[int, dict[str, np.ndarray]] = {}
+        for part in (batch[:half], batch[half:]):
+            columns |= self._end(part, self._begin(part, follower), follower)
+        return columns
 
-    def _describe_at_once(self, batch: list[Decoded]) -> dict[int, dict[str, np.ndarray]]:
-        start = time.perf_counter()
-        proposals = self._proposals(batch)
-        self._synchronise()
+    def _columns(
+        self, batch: list[Decoded], proposals: list[Proposals], start: Mark, ready: Mark
+    ) -> dict[int, dict[str, np.ndarray]]:
         described = time.perf_counter()
-        self.seconds["network"] += described - start
-        regions = {
-            item.position: select_regions(found, self.selection, self.options)
-            for item, found in zip(batch, proposals, strict=True)
-        }
+        columns = select_batch(proposals, self.selection, self.options)
+        self.seconds["network"] += start.until(ready)
         self.seconds["selection"] += time.perf_counter() - described
-        return regions
+        return {item.position: of_image for item, of_image in zip(batch, columns, strict=True)}
 
     def _proposals(self, batch: list[Decoded]) -> list[Proposals]:
         tensors = [torch.from_numpy(item.pixels) for item in batch if item.pixels is not None]
@@ -158,11 +196,6 @@ class Describer:
             return self.detector(tensors, geometries)
         given = [self.boxes[self.images[item.position].image_id] for item in batch]
         return self.detector.describe_boxes(tensors, geometries, [torch.from_numpy(boxes) for boxes in given])
-
-    def _synchronise(self) -> None:
-        if self.detector.device.type == "cuda":
-            # so that the seconds are charged to the stage that spends them
-            torch.cuda.synchronize(self.detector.device)
 
     def _as_block(
         self,
@@ -205,17 +238,30 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 def select_regions(proposals: Proposals, selection: Selection, options: Options) -> dict[str, np.ndarray]:
     """The columns of the store for one image, k rows each, of the proposals that `selection` chooses."""
-    chosen = selection(proposals)
-    rows = chosen.rows
-    class_scores, class_ids = proposals.class_probabilities[rows].max(dim=1)
-    attribute_scores, attribute_ids = proposals.attribute_probabilities[rows].max(dim=1)
-    features = proposals.features[rows].to(getattr(torch, options.dtype))
+    return select_batch([proposals], selection, options)[0]
+
+
+def select_batch(
+    batch: Sequence[Proposals], selection: Selection, options: Options
+) -> list[dict[str, np.ndarray]]:
+    """As `select_regions`, for several images, whose columns leave the device together."""
+    chosen = selection.of_batch(batch)
+    features, scores, attribute_scores = (
+        torch.cat(
+            [getattr(proposals, name)[regions.rows] for proposals, regions in zip(batch, chosen, strict=True)]
+        )
+        for name in ("features", "class_probabilities", "attribute_probabilities")
+    )
+    best_scores, best = scores.max(dim=1)
+    best_attribute_scores, best_attributes = attribute_scores.max(dim=1)
     columns = {
-        "features": features[:, :0] if options.boxes_only else features,
-        "boxes": chosen.boxes.float(),
-        "class_ids": class_ids.int(),
-        "class_scores": class_scores.float(),
-        "attribute_ids": attribute_ids.int(),
-        "attribute_scores": attribute_scores.float(),
+        "features": (features[:, :0] if options.boxes_only else features).to(getattr(torch, options.dtype)),
+        "boxes": torch.cat([regions.boxes for regions in chosen]).float(),
+        "class_ids": best.int(),
+        "class_scores": best_scores.float(),
+        "attribute_ids": best_attributes.int(),
+        "attribute_scores": best_attribute_scores.float(),
     }
-    return {name: column.cpu().numpy() for name, column in columns.items()}
+    ends = np.cumsum([len(regions.rows) for regions in chosen])[:-1]
+    pieces = {name: np.split(column.cpu().numpy(), ends) for name, column in columns.items()}
+    return [{name: of_image[row] for name, of_image in pieces.items()} for row in range(len(batch))]

@@ -39,6 +39,7 @@ class Detector:
         precision: Precision = Precision.FP32,
     ) -> None:
         self.model, self.resizing, self.inclusive, self.precision = model.eval(), resizing, inclusive, precision
+        self._uploads = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     @property
     def dim(self) -> int:
@@ -120,9 +121,23 @@ class Detector:
         return self._describe(outputs, boxes, geometries)
 
     def _feature_maps(self, images: Sequence[torch.Tensor], geometries: Sequence[Geometry]) -> tuple:
-        inputs = [{"image": i, "scale": min(g.scale)} for i, g in zip(images, geometries, strict=True)]
+        there = self._on_device(images)
+        inputs = [{"image": i, "scale": min(g.scale)} for i, g in zip(there, geometries, strict=True)]
         batch = self.model.preprocess_image(inputs)
         return batch, self.model.backbone(batch.tensor)
+
+    def _on_device(self, images: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """The images on the device; a GPU fetches a batch on a stream of its own, while it still has the last."""
+        if self._uploads is None or images[0].is_cuda:
+            return images
+        pinned = torch.empty((len(images), *images[0].shape), dtype=images[0].dtype, pin_memory=True)
+        torch.stack(list(images), out=pinned)
+        network = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._uploads):
+            there = pinned.to(self.device, non_blocking=True)
+        network.wait_stream(self._uploads)
+        there.record_stream(network)
+        return list(there)
 
     def _whole(self, height: int, width: int) -> torch.Tensor:
         everything = torch.tensor([[0.0, 0.0, width, height]], device=self.device)

@@ -29,13 +29,17 @@ class Geometry:
 
     def to_original(self, boxes: torch.Tensor) -> torch.Tensor:
         """(P, 4) boxes of the resized picture in pixels of the original."""
-        y, x = self.scale
-        return boxes / boxes.new_tensor([x, y, x, y])
+        scaled = boxes.clone()
+        scaled[:, 0::2] /= self.scale[1]
+        scaled[:, 1::2] /= self.scale[0]
+        return scaled
 
     def to_resized(self, boxes: torch.Tensor) -> torch.Tensor:
         """(P, 4) boxes of the original picture in pixels of the resized one."""
-        y, x = self.scale
-        return boxes * boxes.new_tensor([x, y, x, y])
+        scaled = boxes.clone()
+        scaled[:, 0::2] *= self.scale[1]
+        scaled[:, 1::2] *= self.scale[0]
+        return scaled
 
 
 @dataclass(frozen=True)

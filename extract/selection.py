@@ -3,6 +3,7 @@
 Shapes: P proposals of one image, C object classes (background left out), k regions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +32,9 @@ class Selection(Protocol):
 
     def __call__(self, proposals: Proposals) -> Regions:
         """Choose."""
+
+    def of_batch(self, batch: Sequence[Proposals]) -> list[Regions]:
+        """Choose in each of several images."""
 
     def describe(self) -> str:
         """The rule in a line, for a store's provenance."""
@@ -63,8 +67,17 @@ class CaffeSelection:
         confident ones than `min_boxes`: the `min_boxes` best; more than `max_boxes`: the `max_boxes` best, in
         order of confidence; otherwise in the proposals' order. Equal confidences keep the proposals' order.
         """
-        rows = self.choose(self.confidence(proposals.boxes, proposals.class_probabilities))
-        return Regions(rows, proposals.boxes[rows])
+        return self.of_batch([proposals])[0]
+
+    def of_batch(self, batch: Sequence[Proposals]) -> list[Regions]:
+        """The regions of each of several images: a GPU starts as many operations for all as for one."""
+        probabilities = [proposals.class_probabilities for proposals in batch]
+        survives = per_class_nms([proposals.boxes for proposals in batch], probabilities, self.nms, self.inclusive)
+        chosen = []
+        for proposals, survivors in zip(batch, survives, strict=True):
+            rows = self.choose(torch.where(survivors, proposals.class_probabilities, 0.0).amax(dim=1))
+            chosen.append(Regions(rows, proposals.boxes[rows]))
+        return chosen
 
     def choose(self, confidence: torch.Tensor) -> torch.Tensor:
         """(k,) positions by (P,) confidences."""
@@ -73,11 +86,6 @@ class CaffeSelection:
             return confident
         wanted = self.min_boxes if len(confident) < self.min_boxes else self.max_boxes
         return torch.argsort(confidence, descending=True, stable=True)[:wanted]
-
-    def confidence(self, boxes: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
-        """(P,) best probability of each proposal among the classes in which it survived; 0 where in none."""
-        survives = per_class_nms(boxes, probabilities, self.nms, self.inclusive)
-        return torch.where(survives, probabilities, 0.0).amax(dim=1)
 
     def describe(self) -> str:
         """The rule in a line, for a store's provenance."""
@@ -112,6 +120,10 @@ class SweepSelection:
         rows = kept[: min(max(confident, self.min_boxes), self.max_boxes)]
         return Regions(rows, proposals.regressed_boxes[rows])
 
+    def of_batch(self, batch: Sequence[Proposals]) -> list[Regions]:
+        """The regions of each of several images."""
+        return [self(proposals) for proposals in batch]
+
     def _sweep(self, boxes: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Positions of the survivors at the tightest overlap that leaves `min_boxes`, best first."""
         for step in range(10):
@@ -142,6 +154,10 @@ class GivenBoxes:
     def __call__(self, proposals: Proposals) -> Regions:
         """All of them."""
         return Regions(torch.arange(len(proposals.boxes), device=proposals.boxes.device), proposals.boxes)
+
+    def of_batch(self, batch: Sequence[Proposals]) -> list[Regions]:
+        """The regions of each of several images."""
+        return [self(proposals) for proposals in batch]
 
     def describe(self) -> str:
         """The rule in a line, for a store's provenance."""
@@ -175,25 +191,45 @@ def _line(rule: str, selection: CaffeSelection | SweepSelection) -> str:
 
 
 def per_class_nms(
-    boxes: torch.Tensor, probabilities: torch.Tensor, threshold: float, inclusive: bool
-) -> torch.Tensor:
-    """(P, C) whether each of (P, 4) boxes survives greedy suppression in each class of (P, C) probabilities.
+    boxes: Sequence[torch.Tensor], probabilities: Sequence[torch.Tensor], threshold: float, inclusive: bool
+) -> list[torch.Tensor]:
+    """For each image (P, C) whether its (P, 4) boxes survive greedy suppression in each class of (P, C).
 
-    All classes share the boxes, so one overlap matrix serves them all, and they advance together: at step r
-    each class looks at its r-th most probable proposal and, if that still stands, suppresses what overlaps
-    it. P steps in place of C separate suppressions, on sets of proposals packed into the bits of integers.
+    All classes share the boxes of an image, so one overlap matrix serves them all, and all classes of all images
+    advance together: at step r each class looks at its r-th most probable proposal and, if that still stands,
+    suppresses what overlaps it. As many steps as the longest image has proposals, in place of C separate
+    suppressions an image, on sets of proposals packed into the bits of integers.
     """
-    count, classes = probabilities.shape
-    suppress = overlaps(boxes, threshold, inclusive)
-    suppress.fill_diagonal_(False)
-    victims = _pack(suppress)  # (P, words) the set that each proposal suppresses
-    order = torch.argsort(probabilities.T.contiguous(), dim=1, descending=True, stable=True).T.contiguous()
-    words, bits = (order // WORD)[:, :, None], order % WORD  # where each candidate's own bit is
-    suppressed = victims.new_zeros(classes, victims.shape[1])
-    for candidates, word, bit in zip(order, words, bits, strict=True):  # (C,) one proposal a class
+    most = max(map(len, boxes))
+    victims, order = [], []
+    for image, (own_boxes, own) in enumerate(zip(boxes, probabilities, strict=True)):
+        missing = most - len(own)
+        suppress = overlaps(own_boxes, threshold, inclusive)
+        suppress.fill_diagonal_(False)
+        victims.append(_pack(torch.nn.functional.pad(suppress, (0, missing, 0, missing))))
+        ranked = torch.argsort(own.T.contiguous(), dim=1, descending=True, stable=True).T
+        nobody = torch.arange(len(own), most, device=own.device)  # who suppresses nobody and comes last
+        order.append(torch.cat([ranked, nobody[:, None].expand(-1, own.shape[1])]) + image * most)
+    suppressed = _suppressed(torch.cat(victims), torch.cat(order, dim=1), most)
+    images = suppressed.split([own.shape[1] for own in probabilities])
+    return [~_unpack(own, len(of_image)).T for own, of_image in zip(images, boxes, strict=True)]
+
+
+def _suppressed(victims: torch.Tensor, order: torch.Tensor, most: int) -> torch.Tensor:
+    """(classes, words) the set that falls in each class.
+
+    Args:
+        victims: (images x most, words) the set that each proposal suppresses, as `_pack` has it.
+        order: (most, classes) each class's rows of `victims`, the most probable first.
+        most: proposals of an image.
+    """
+    places = order % most
+    words, bits = (places // WORD)[:, :, None], places % WORD  # where each candidate's own bit is
+    suppressed = victims.new_zeros(order.shape[1], victims.shape[1])
+    for candidates, word, bit in zip(order, words, bits, strict=True):  # (classes,) one proposal a class
         falls = (suppressed.gather(1, word)[:, 0] >> bit) & 1
         suppressed |= victims[candidates] & (falls - 1)[:, None]  # falls - 1 has all bits set where it stands
-    return ~_unpack(suppressed, count).T
+    return suppressed
 
 
 WORD = 63  # bits of an int64 that can be shifted without meeting its sign

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from dataclasses import fields
 
 import h5py
 import numpy as np
@@ -12,11 +13,13 @@ from data_tools.errors import InputError
 from data_tools.parts import Parts
 from data_tools.store import FeatureStore
 from extract.description import Describer, select_regions
+from extract.detector import build_detector
 from extract.extraction import Extraction, LocalEngine
 from extract.images import read_image
 from extract.precision import Precision
+from extract.proposals import Proposals
 from extract.provenance import describe_run
-from extract.selection import CaffeSelection, GivenBoxes
+from extract.selection import CaffeSelection, GivenBoxes, SweepSelection
 from extract.sources import find_sources
 from extract.summary import Options
 
@@ -154,7 +157,7 @@ def test_an_images_bytes_depend_on_no_other_image(detector, mixed_images, given)
 def test_an_interrupted_run_goes_on_where_it_was(detector, scenes_config, bad_images, tmp_path, monkeypatch):
     run(detector, scenes_config, bad_images, tmp_path / "whole.h5")
     described = []
-    original = Describer._describe
+    original = Describer._proposals
 
     def fail_in_the_second_part(self, batch):
         if batch[0].position >= 3:
@@ -165,11 +168,11 @@ def test_an_interrupted_run_goes_on_where_it_was(detector, scenes_config, bad_im
         described.extend(item.position for item in batch)
         return original(self, batch)
 
-    monkeypatch.setattr(Describer, "_describe", fail_in_the_second_part)
+    monkeypatch.setattr(Describer, "_proposals", fail_in_the_second_part)
     with pytest.raises(KeyboardInterrupt):
         run(detector, scenes_config, bad_images, tmp_path / "features.h5")
     assert not (tmp_path / "features.h5").exists()
-    monkeypatch.setattr(Describer, "_describe", count)
+    monkeypatch.setattr(Describer, "_proposals", count)
     summary = run(detector, scenes_config, bad_images, tmp_path / "features.h5")
     assert sorted(described) == [6, 7]  # what came before was kept
     assert summary.processed == 2
@@ -185,7 +188,7 @@ def test_a_complete_store_is_left_alone_and_left_over_parts_are_removed(
     before = output.stat().st_mtime_ns
     (tmp_path / "features.h5.parts").mkdir()
     (tmp_path / "features.h5.parts" / "part-000000.h5").touch()
-    monkeypatch.setattr(Describer, "_describe", None)
+    monkeypatch.setattr(Describer, "_proposals", None)
     summary = run(detector, scenes_config, bad_images, output)
     assert (summary.processed, summary.stored, len(summary.failures)) == (0, 4, 4)
     assert output.stat().st_mtime_ns == before
@@ -393,3 +396,36 @@ def test_regions_are_ranked_by_the_selection(detector):
     assert columns["features"].dtype == np.float16
     assert columns["boxes"].shape == (4, 4)
     assert columns["class_ids"].dtype == np.int32
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+def test_a_gpu_stores_what_the_cpu_stores(detector, scenes_config, mixed_images, tmp_path, batch_size):
+    """Boxes are given, since rounding may decide which of two near equals is proposed."""
+    boxes = {str(number): np.array([[2, 3, 30, 30 + number], [0, 0, 20, 25]], np.float32) for number in range(6)}
+    on_gpu = build_detector(scenes_config, None, torch.device("cuda"))
+    on_gpu.model.load_state_dict(detector.model.state_dict())
+    run(detector, scenes_config, mixed_images, tmp_path / "cpu.h5", boxes=boxes, part_size=100)
+    options = {"batch_size": batch_size, "part_size": 100, "workers": 2}
+    summary = run(on_gpu, scenes_config, mixed_images, tmp_path / "gpu.h5", boxes=boxes, **options)
+    assert summary.seconds["network"] > 0
+    with h5py.File(tmp_path / "cpu.h5") as one, h5py.File(tmp_path / "gpu.h5") as other:
+        assert one["image_ids"][()].tolist() == other["image_ids"][()].tolist()
+        for name in ("features", "class_scores", "attribute_scores", "boxes"):
+            largest = np.abs(one[name][:]).max()
+            np.testing.assert_allclose(other[name][:], one[name][:], atol=1e-3 * largest)
+
+
+@pytest.mark.gpu
+def test_a_gpu_selects_what_the_cpu_selects():
+    rng = torch.Generator().manual_seed(0)
+    batch = []
+    for count in (300, 64, 1):
+        corner = torch.rand(count, 2, generator=rng) * 400
+        boxes = torch.cat([corner, corner + 20 + torch.rand(count, 2, generator=rng) * 100], dim=1)
+        likely = (torch.randn(count, 1601, generator=rng) * 3).softmax(dim=1)[:, :-1].contiguous()
+        batch.append(Proposals(boxes, boxes, boxes, likely, likely))
+    on_gpu = [Proposals(*(getattr(one, field.name).cuda() for field in fields(one))) for one in batch]
+    for rule in (CaffeSelection(10, 36), SweepSelection(10, 36)):
+        for here, there in zip(rule.of_batch(batch), rule.of_batch(on_gpu), strict=True):
+            assert here.rows.tolist() == there.rows.tolist()

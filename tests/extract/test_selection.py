@@ -92,6 +92,26 @@ def test_the_fast_rule_is_the_published_one(seed, count, classes, bounds, thresh
     assert torch.equal(chosen.boxes, torch.tensor(boxes)[chosen.rows])
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    counts=st.lists(st.integers(1, 70), min_size=1, max_size=5),  # up to two words of bits
+    inclusive=st.booleans(),
+)
+def test_images_of_a_batch_are_chosen_from_as_alone(seed, counts, inclusive):
+    rng = np.random.default_rng(seed)
+    scenes = [scene(rng, count, 7) for count in counts]
+    batch = [proposals(*each) for each in scenes]
+    for rule in (CaffeSelection(3, 9, 0.2, 0.3, inclusive), SweepSelection(3, 9), GivenBoxes("0")):
+        for chosen, (boxes, probabilities), found in zip(rule.of_batch(batch), scenes, batch, strict=True):
+            if isinstance(rule, CaffeSelection):
+                expected = naive_rule(boxes, probabilities, 3, 9, 0.2, 0.3, inclusive)
+            else:
+                expected = rule(found).rows.tolist()
+            assert chosen.rows.tolist() == expected
+            assert torch.equal(chosen.boxes, rule(found).boxes)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -120,8 +140,8 @@ def test_at_the_published_size(inclusive):
 def test_overlap_counts_pixels_and_suppresses_at_equality():
     boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 2.0], [0.0, 0.0, 9.0, 1.0]]).double()
     probabilities = torch.tensor([[0.9], [0.8], [0.7]], dtype=torch.double)
-    assert per_class_nms(boxes, probabilities, 0.3, True).flatten().tolist() == [True, False, True]
-    assert per_class_nms(boxes, probabilities, 2 / 9, False).flatten().tolist() == [True, True, False]
+    assert per_class_nms([boxes], [probabilities], 0.3, True)[0].flatten().tolist() == [True, False, True]
+    assert per_class_nms([boxes], [probabilities], 2 / 9, False)[0].flatten().tolist() == [True, True, False]
 
 
 def test_equal_confidences_keep_the_order_of_the_proposals():
