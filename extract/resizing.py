@@ -1,6 +1,7 @@
 """The resize in front of the detector. How it interpolates and rounds is part of a published model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import cv2
@@ -94,8 +95,9 @@ class Resizing:
             small = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
             return _chw(np.array(small)), geometry
         tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-        resize = torch.nn.functional.interpolate
-        return resize(tensor, (height, width), mode="bilinear", align_corners=False)[0], geometry
+        with _one_thread():
+            resize = torch.nn.functional.interpolate
+            return resize(tensor, (height, width), mode="bilinear", align_corners=False)[0], geometry
 
     def _opencv(self, image: np.ndarray, geometry: Geometry) -> np.ndarray:
         without_mean = image.astype(np.float32)
@@ -104,6 +106,17 @@ class Resizing:
         if y == x:  # the factor, not the rounded sides, says where OpenCV samples
             return cv2.resize(without_mean, None, fx=x, fy=y, interpolation=cv2.INTER_LINEAR)
         return cv2.resize(without_mean, geometry.resized[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in a process that loads: PyTorch's resize has another arithmetic, by last bits, in several threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _chw(image: np.ndarray) -> torch.Tensor:

@@ -95,6 +95,22 @@ def test_boxes_go_to_the_resized_picture_and_back(height, width, method):
     torch.testing.assert_close(geometry.to_original(there), box, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("method", ["caffe", "torch", "pillow"])
+def test_the_number_of_threads_does_not_matter(method):
+    """Loader processes have one, a run without them has all."""
+    image = np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8)
+    resizing, before = Resizing(method, 180, 300, (1.0, 2.0, 3.0)), torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append(resizing(image)[0])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*results)
+
+
 def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match="expected caffe, torch, pillow"):
         Resizing("nearest", 600, 1000)
