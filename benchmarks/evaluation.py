@@ -34,8 +34,16 @@ from data_tools.vocabulary import Vocabulary
 PART = 4096  # words and regions of the timed part of the product
 DIM = 2048  # of the features
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-COLUMNS = ("images", "captions", "encode_seconds", "score_and_rank_seconds", "product_seconds", "share_of_product")
-COLUMNS += ("peak_gb", "matrix_gb")
+COLUMNS = {
+    "images": "images",
+    "captions": "captions",
+    "encode_seconds": "encode s",
+    "score_and_rank_seconds": "score s",
+    "product_seconds": "product s",
+    "share_of_product": "share",
+    "peak_gb": "peak GB",
+    "matrix_gb": "matrix GB",
+}
 
 
 def measure(data: Path, images: int, device: torch.device, precision: str) -> dict[str, Any]:
@@ -78,8 +86,8 @@ def product_seconds(regions: Packed, words: Packed, kind: torch.dtype) -> float:
 
 def as_text(rows: list[dict[str, Any]]) -> str:
     """The table for the console."""
-    lines = ["".join(f"{name.replace('_', ' '):>24}" for name in COLUMNS)]
-    lines += ["".join(f"{row[name]:>24}" for name in COLUMNS) for row in rows]
+    lines = ["".join(f"{title:>11}" for title in COLUMNS.values())]
+    lines += ["".join(f"{row[name]:>11}" for name in COLUMNS) for row in rows]
     return "\n".join(lines)
 
 
