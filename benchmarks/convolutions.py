@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -99,11 +100,14 @@ def in_turns(works: dict[str, Callable[[], Any]], device: torch.device, repeats:
 def stage_shares(work: Callable[[], Any], device: torch.device) -> dict[str, float]:
     """Share of each of `STAGES` in the operators' time, as the profiler sees it, and of `other` ones."""
     cuda = device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities) as profiler:
         work()
         synchronise(device)
     totals = dict.fromkeys([*STAGES, "other"], 0.0)
     for event in profiler.key_averages():
+        if event.device_type is not DeviceType.CPU:
+            continue  # kernels, which count with the operators that start them
         fits = (stage for stage, words in STAGES.items() if any(word in event.key for word in words))
         totals[next(fits, "other")] += event.self_device_time_total if cuda else event.self_cpu_time_total
     return {stage: round(total / sum(totals.values()), 4) for stage, total in totals.items()}

@@ -192,7 +192,10 @@ def main() -> None:
     if not torch.cuda.is_available():
         print("benchmarks.kernel needs a CUDA device, and there is none here", file=sys.stderr)
         sys.exit(2)
-    device = torch.device("cuda")
+    device = torch.device("cuda", torch.cuda.current_device())
+    if not hard_assignment.has_kernel(torch.empty(1, device=device)):
+        print("benchmarks.kernel: the kernel cannot be started here; the warning says why", file=sys.stderr)
+        sys.exit(2)
     whole = make_problem(options, device)
     pairs = argparse.Namespace(**{**vars(options), "images": options.pairs, "captions": options.pairs})
     batch = _ragged(make_problem(pairs, device))

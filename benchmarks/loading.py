@@ -14,6 +14,7 @@ import os
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,12 @@ import numpy as np
 
 from benchmarks.recording import record
 from extract.images import read_image
-from extract.loading import load
+from extract.loading import AHEAD, load
 from extract.resizing import METHODS, Resizing
 from extract.sources import Sources, find_sources
 
 MEAN = (102.9801, 115.9465, 122.7717)
-WARM = 4  # images that do not count, for processes start meanwhile
+WARM = 4  # images that do not count, for processes start meanwhile, beside those that are made ahead
 
 
 def make_pictures(folder: Path, count: int) -> None:
@@ -77,9 +78,10 @@ def check(sources: Sources, resizing: Resizing) -> None:
 
 def images_per_second(sources: Sources, resizing: Resizing, workers: int, count: int) -> float:
     """Of the loader alone."""
-    order = list(itertools.islice(itertools.cycle(range(len(sources.images))), count + WARM))
+    warm, count = WARM + AHEAD * workers, max(count, 8 * AHEAD * workers)
+    order = list(itertools.islice(itertools.cycle(range(len(sources.images))), count + warm))
     items = load(sources.folder, sources.images, order, resizing, workers)
-    for _ in range(WARM):
+    for _ in range(warm):
         next(items)
     start = time.perf_counter()
     rest = sum(1 for _ in items)
@@ -114,10 +116,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder of photographs; by default some are made")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, *doubling])
-    parser.add_argument("--count", type=int, default=96, help="images of a measurement")
+    parser.add_argument("--count", type=int, default=96, help="images of a measurement, at least")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, help="another results file than this machine's")
     arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", message="This DataLoader will create")  # more than cores, on purpose
 
     with tempfile.TemporaryDirectory() as made:
         if arguments.images is None:

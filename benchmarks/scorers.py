@@ -40,7 +40,7 @@ def by_tiles(pooling: str) -> Scores:
     """The same without the kernel."""
 
     def scores(problem: Problem, kind: torch.dtype) -> Tensor:
-        with patch.object(hard_assignment, "_has_kernel", lambda rows, precision: False):
+        with patch.object(hard_assignment, "has_kernel", lambda rows, precision=None: False):
             return by_kernel(pooling)(problem, kind)
 
     return scores

@@ -48,7 +48,8 @@ SOURCES = ("device", "mmap", "npy")
 PARTS = ("data", "encoders", "scores, loss", "backward", "clip, optimiser")
 TARGET = 0.05  # the largest share of data
 REGIONS, FEATURES, CAPTIONS = 36, 2048, 5
-QUICK = {"recipes": ["coco_bigru", "coco_bert"], "pairs": 64, "dim": 256, "bert_layers": 2, "images": 200}
+QUICK: dict[str, Any] = {"recipes": ["coco_bigru", "coco_bert"], "pairs": 64, "dim": 256, "bert_layers": 2}
+QUICK |= {"images": 200, "workers": 2, "warmup": 6, "steps": 16}  # more steps than the four batches that wait
 
 
 class Watch:

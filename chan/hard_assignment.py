@@ -56,13 +56,14 @@ def best_keys(queries: Tensor, keys: Packed) -> tuple[Tensor, Tensor]:
 
 def _by_length(keys: Packed, precision: torch.dtype | None = None) -> tuple[Packed, Tensor | None]:
     """The sequences in an order with few runs of equal length, and where each now stands (None: as before)."""
-    if keys.is_even() or _has_kernel(keys.rows, precision):
+    if keys.is_even() or has_kernel(keys.rows, precision):
         return keys, None
     ordered, order = keys.sorted_by_length()
     return ordered, order.argsort().to(keys.rows.device)
 
 
-def _has_kernel(rows: Tensor, precision: torch.dtype | None) -> bool:
+def has_kernel(rows: Tensor, precision: torch.dtype | None = None) -> bool:
+    """Whether products of such rows, in this precision, are for the kernel."""
     return rows.is_cuda and (precision or rows.dtype) in KERNEL_TYPES and _triton_runs(rows.device)
 
 
@@ -126,7 +127,7 @@ def _tile_products(
 
 @torch.no_grad()
 def _best(queries: Tensor, keys: Packed, precision: torch.dtype | None) -> Tensor:
-    if _has_kernel(queries, precision):
+    if has_kernel(queries, precision):
         return _by_kernel(queries, keys, precision)
     best = queries.new_empty(len(keys), len(queries))
     for run, products in _tile_products(queries, keys, precision):
@@ -137,7 +138,7 @@ def _best(queries: Tensor, keys: Packed, precision: torch.dtype | None) -> Tenso
 @torch.no_grad()
 def _best_and_winner(queries: Tensor, keys: Packed, precision: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
     """(Q, N) products in the queries' type, and (Q, N) int32: the rows of the winning keys."""
-    if _has_kernel(queries, precision):
+    if has_kernel(queries, precision):
         winner = queries.new_empty(len(queries), len(keys), dtype=torch.int32)
         return _by_kernel(queries, keys, precision, winner), winner
     best = queries.new_empty(len(keys), len(queries))

@@ -139,9 +139,8 @@ def rank(scorer: BlockScorer, images: int, caption_images: Tensor) -> Ranking:
                 continue
             scores = own_blocks[r].scores if r == c else scorer(row, order[column])
             t2i[order[column]] += (~(scores < right[c])).sum(0).cpu()
-            ahead = ~(
-                scores < best[r]
-            )  # where no right caption has a score, comparing with NaN gives every wrong one
+            # Where no right caption has a score, comparing with NaN puts every wrong one before it.
+            ahead = ~(scores < best[r].to(scores.device))
             i2t[row.start : row.stop] += (ahead & ~own_blocks[r].own if r == c else ahead).sum(1).cpu()
     answered = owners.unique()
     return Ranking(i2t[answered], answered, t2i - 1, caption_images.cpu())  # the right image is never below itself

@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
 
@@ -83,7 +83,7 @@ class Describer:
         for batch in self._batches(span, decoded, sizes, fail):
             begun = batch, self._begin(batch, follower)
             if before is not None:  # its regions are chosen while the network has the next batch
-                regions.update(self._end(*before, follower))
+                regions.update(self._end(*before, follower, begun[1]))
                 advance(len(before[0]))
             before = begun
         if before is not None:
@@ -162,23 +162,28 @@ class Describer:
         ready = follower.mark()
         return follower.submit(partial(self._columns, batch, proposals, start, ready), ready)
 
-    def _end(self, batch: list[Decoded], begun: Future, follower: Follower) -> dict[int, dict[str, np.ndarray]]:
-        """Columns of each image of a batch, by position; in halves where the memory does not hold it whole."""
+    def _end(
+        self, batch: list[Decoded], begun: Future, follower: Follower, next_one: Future | None = None
+    ) -> dict[int, dict[str, np.ndarray]]:
+        """Columns of each image of a batch, by position; `next_one` is the batch that was begun after it."""
         try:
-            return begun.result()
-        except RuntimeError as error:
-            if not _out_of_memory(error):
-                raise
-        if len(batch) == 1:
-            return {}  # `_block` makes a failure of it
+            return _result(begun)
+        except MemoryError:
+            wait([] if next_one is None else [next_one])  # for where two batches do not fit one may
+            return self._alone(batch, follower)
+
+    def _alone(self, batch: list[Decoded], follower: Follower) -> dict[int, dict[str, np.ndarray]]:
+        """The same with nothing else in memory, and in halves where it does not hold the batch even so."""
         if self.detector.device.type == "cuda":
             torch.cuda.empty_cache()
+        try:
+            return _result(self._begin(batch, follower))
+        except MemoryError:
+            if len(batch) == 1:
+                return {}  # `_block` makes a failure of it
         half = (len(batch) + 1) // 2
         self.batch_size = min(self.batch_size, half)
-        columns: dict[int, dict[str, np.ndarray]] = {}
-        for part in (batch[:half], batch[half:]):
-            columns |= self._end(part, self._begin(part, follower), follower)
-        return columns
+        return self._alone(batch[:half], follower) | self._alone(batch[half:], follower)
 
     def _columns(
         self, batch: list[Decoded], proposals: list[Proposals], start: Mark, ready: Mark
@@ -228,6 +233,17 @@ class Describer:
             "attribute_ids": ids,
             "attribute_scores": scores,
         }
+
+
+def _result(begun: Future) -> dict[int, dict[str, np.ndarray]]:
+    """What came of a batch; `MemoryError`, which holds nothing, where the memory was too small for it."""
+    try:
+        return begun.result()
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+        error.__traceback__ = error.__context__ = None  # they hold the memory that is wanted
+    raise MemoryError
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

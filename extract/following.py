@@ -39,6 +39,8 @@ class Follower:
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
         self._thread = ThreadPoolExecutor(1)
+        # PyTorch gives a thread as many of its own as are set when it asks first: now, not in a resize.
+        self._thread.submit(torch.get_num_threads).result()
 
     def __enter__(self) -> Self:
         return self

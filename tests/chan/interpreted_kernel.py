@@ -120,7 +120,7 @@ def test_scores_and_gradients_by_the_kernel(coding: str, monkeypatch: pytest.Mon
         return best_products(*arguments)
 
     for kernel in (True, False):
-        monkeypatch.setattr(hard_assignment, "_has_kernel", lambda rows, kind, kernel=kernel: kernel)
+        monkeypatch.setattr(hard_assignment, "has_kernel", lambda rows, kind=None, kernel=kernel: kernel)
         monkeypatch.setattr(hard_assignment_triton, "best_products", counted)
         monkeypatch.setattr(hard_assignment_triton, "_tile", lambda queries, sequences: SMALL)
         sides = [keys_of(lengths, 24, torch.float32) for lengths in ([3, 1, 5, 3], [2, 7, 1, 4, 2])]

@@ -232,8 +232,8 @@ def test_the_forward_pass_waits_for_nothing(lengths: tuple[list[int], list[int]]
 @pytest.mark.gpu
 def test_double_precision_goes_without_the_kernel() -> None:
     rows, ends = torch.eye(3, dtype=torch.float64, device="cuda"), torch.tensor([0, 1, 3])
-    assert not hard_assignment._has_kernel(rows, None)
-    assert hard_assignment._has_kernel(rows, torch.bfloat16)
+    assert not hard_assignment.has_kernel(rows, None)
+    assert hard_assignment.has_kernel(rows, torch.bfloat16)
     for precision in (None, torch.bfloat16):
         best = best_similarities(rows, Packed(rows, ends), precision)
         assert best.tolist() == [[1, 0], [0, 1], [0, 1]]

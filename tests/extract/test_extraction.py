@@ -214,8 +214,26 @@ def test_memory_that_does_not_hold_a_batch_halves_it(detector, scenes_config, ba
 
     monkeypatch.setattr(type(detector), "__call__", small_memory)
     run(detector, scenes_config, bad_images, tmp_path / "halved.h5", batch_size=2, part_size=100)
-    assert sorted(sizes) == [1, 1, 1, 1, 2]
+    assert sorted(sizes) == [1, 1, 1, 1, 2, 2]  # a batch that does not fit beside another is tried alone first
     same_data(tmp_path / "one.h5", tmp_path / "halved.h5")
+
+
+def test_a_batch_that_does_not_fit_beside_another_is_not_lost(
+    detector, scenes_config, bad_images, tmp_path, monkeypatch
+):
+    run(detector, scenes_config, bad_images, tmp_path / "one.h5", batch_size=1, part_size=100)
+    calls = []
+    call = type(detector).__call__
+
+    def memory_of_one(self, images, geometries):
+        calls.append(len(images))
+        if len(calls) == 2:  # the first one's regions are being chosen
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return call(self, images, geometries)
+
+    monkeypatch.setattr(type(detector), "__call__", memory_of_one)
+    run(detector, scenes_config, bad_images, tmp_path / "again.h5", batch_size=1, part_size=100)
+    same_data(tmp_path / "one.h5", tmp_path / "again.h5")
 
 
 @pytest.mark.parametrize(
