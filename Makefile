@@ -25,7 +25,7 @@ demo: setup
 	rm -rf runs/demo
 	$(BIN)/python -m benchmarks.demo --out runs/demo
 
-# Each benchmark checks its result first and adds its figures to benchmarks/results/MACHINE.json.
+# Each benchmark adds its figures to benchmarks/results/MACHINE.json.
 bench: setup
 	$(BIN)/python -m benchmarks.scoring
 	$(BIN)/python -m benchmarks.evaluation
