@@ -162,11 +162,6 @@ def as_text(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _first(problem: Problem, count: int) -> Problem:
-    images, captions = (side.slice(0, min(count, len(side))) for side in (problem.images, problem.captions))
-    return Problem(images, captions)
-
-
 def _ragged(problem: Problem) -> Problem:
     """With the regions that augmentation leaves: about four in five of an image's."""
     random = torch.Generator().manual_seed(1)
@@ -203,11 +198,11 @@ def main() -> None:
     for precision in options.precisions:
         with torch.inference_mode():
             title = f"{options.images} images x {options.captions} captions"
-            few = _first(whole, FEW)
+            few = whole.first(FEW)
             parts.append({"title": title, **evaluation(whole, few, precision, options.repeats)})
             parts.append({"title": "tiles of the kernel", **tiles(whole, precision, options.repeats)})
         title = f"{options.pairs} pairs, forward and backward"
-        parts.append({"title": title, **training(batch, _first(batch, FEW), precision, options.repeats)})
+        parts.append({"title": title, **training(batch, batch.first(FEW), precision, options.repeats)})
     names = ("images", "captions", "pairs", "regions", "dim")
     document = {"sizes": {name: getattr(options, name) for name in names}, "parts": parts}
     print(as_text(document))

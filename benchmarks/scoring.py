@@ -51,6 +51,10 @@ class Problem:
             precision=precision,
         )
 
+    def first(self, count: int) -> "Problem":
+        """The first images and captions alone."""
+        return Problem(*(side.slice(0, min(count, len(side))) for side in (self.images, self.captions)))
+
 
 def make_problem(sizes: argparse.Namespace, device: torch.device) -> Problem:
     """Images of equally many regions; captions of 8 to 20 words, each of them near a region of its image."""

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.nn.functional import embedding_bag
 from chan.packing import EqualRun, Packed, equal_runs
 
 SIMILARITIES = 1 << 22  # in one tile of keys x queries: 16 MiB, enough rows for an efficient matrix product
+QUERIES = 1 << 10  # of a tile at most: 4 MiB at D 1024, which stay in the cache while all keys pass by
 ON_DEVICE = 16  # times as many on a GPU without the kernel: 256 MiB, few launches
 CACHE_LINE = 32  # numbers: 64 bytes in half precision
 KERNEL_TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -92,37 +94,42 @@ def _by_kernel(
     return best_products(left, keys.with_rows(right), winner).to(queries.dtype)
 
 
-def _tiles(keys: Packed, queries: int) -> Iterator[slice]:
-    """Consecutive sequences whose keys have about `SIMILARITIES` products with the queries; at least one."""
-    rows = max(1, SIMILARITIES * (ON_DEVICE if keys.rows.is_cuda else 1) // queries)
-    first = 0
-    while first < len(keys):
-        full = int(torch.searchsorted(keys.offsets, keys.offsets[first] + rows, right=True)) - 1
-        last = max(first + 1, full)
-        yield slice(first, last)
-        first = last
+def _tiles(keys: Packed, queries: int) -> Iterator[tuple[slice, slice]]:
+    """Some consecutive queries, and for them in turn sequences with about `SIMILARITIES` products."""
+    scale = ON_DEVICE if keys.rows.is_cuda else 1
+    parts = -(-queries // (QUERIES * scale))
+    edges = [queries * part // parts for part in range(parts + 1)]
+    for first_query, last_query in pairwise(edges):
+        rows = SIMILARITIES * scale // (last_query - first_query)
+        first = 0
+        while first < len(keys):
+            full = int(torch.searchsorted(keys.offsets, keys.offsets[first] + rows, right=True)) - 1
+            last = max(first + 1, full)
+            yield slice(first_query, last_query), slice(first, last)
+            first = last
 
 
 def _tile_products(
     queries: Tensor, keys: Packed, precision: torch.dtype | None
-) -> Iterator[tuple[EqualRun, Tensor]]:
-    """For each run of sequences of one length their products (count, length, Q) with all queries.
+) -> Iterator[tuple[slice, EqualRun, Tensor]]:
+    """For consecutive queries (q) and each run of sequences of one length their products (count, length, q).
 
     A tensor is good only until the next one is asked for: all tiles share one piece of memory, since fresh memory
     costs a tenth of the product. Its rows begin at cache lines, without which a product takes a third longer.
     """
     rows, queries = keys.rows.to(precision or keys.rows.dtype), queries.to(precision or queries.dtype)
-    width = -(-len(queries) // CACHE_LINE) * CACHE_LINE
-    memory = rows.new_empty(0, width)
-    for tile in _tiles(keys, len(queries)):
+    memory = rows.new_empty(0)
+    for some, tile in _tiles(keys, len(queries)):
         part, first_row = keys.slice(tile.start, tile.stop), int(keys.offsets[tile.start])
-        own_rows = rows[first_row : first_row + len(part.rows)]
-        if len(memory) < len(own_rows):
-            memory = rows.new_empty(len(own_rows), width)
-        products = torch.mm(own_rows, queries.T, out=memory[: len(own_rows), : len(queries)])
+        own_rows, own_queries = rows[first_row : first_row + len(part.rows)], queries[some]
+        width = -(-len(own_queries) // CACHE_LINE) * CACHE_LINE
+        if len(memory) < len(own_rows) * width:
+            memory = rows.new_empty(len(own_rows) * width)
+        out = memory[: len(own_rows) * width].view(-1, width)[:, : len(own_queries)]
+        products = torch.mm(own_rows, own_queries.T, out=out)
         for run in equal_runs(part.offsets):
             placed = EqualRun(run.length, run.count, run.first + tile.start, run.first_row + first_row)
-            yield placed, products[run.rows].unflatten(0, (run.count, run.length))
+            yield some, placed, products[run.rows].unflatten(0, (run.count, run.length))
 
 
 @torch.no_grad()
@@ -130,8 +137,8 @@ def _best(queries: Tensor, keys: Packed, precision: torch.dtype | None) -> Tenso
     if has_kernel(queries, precision):
         return _by_kernel(queries, keys, precision)
     best = queries.new_empty(len(keys), len(queries))
-    for run, products in _tile_products(queries, keys, precision):
-        best[run.sequences] = products.amax(1)
+    for some, run, products in _tile_products(queries, keys, precision):
+        best[run.sequences, some] = products.amax(1)
     return best.T
 
 
@@ -143,11 +150,11 @@ def _best_and_winner(queries: Tensor, keys: Packed, precision: torch.dtype | Non
         return _by_kernel(queries, keys, precision, winner), winner
     best = queries.new_empty(len(keys), len(queries))
     winner = torch.empty_like(best, dtype=torch.int32)
-    for run, products in _tile_products(queries, keys, precision):
+    for some, run, products in _tile_products(queries, keys, precision):
         value, index = products.max(1)
         starts = torch.arange(run.count, device=index.device) * run.length + run.first_row
-        best[run.sequences] = value.to(best.dtype)
-        winner[run.sequences] = (index + starts[:, None]).int()
+        best[run.sequences, some] = value.to(best.dtype)
+        winner[run.sequences, some] = (index + starts[:, None]).int()
     return best.T, winner.T
 
 

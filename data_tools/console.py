@@ -95,8 +95,8 @@ class Progress:
         self._done += count
         if self._bar is not None:
             self._bar.update(self._task, advance=count, rate=f"{self.rate:.1f} {self.unit}/s", note=note)
-        elif time.monotonic() - self._last_line >= PLAIN_INTERVAL:
-            self._line(note)
+        elif self._done < self.total and time.monotonic() - self._last_line >= PLAIN_INTERVAL:
+            self._line(note)  # the last line is written on leaving
 
     def _line(self, note: str) -> None:
         self._last_line = time.monotonic()

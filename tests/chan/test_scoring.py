@@ -103,6 +103,7 @@ def test_scores_and_gradients(coding: str, pooling: str, case: str, monkeypatch:
     options = {"coding": coding, "pooling": pooling, "alpha": ALPHA, "beta": BETA}
     for tile in (1, 30, 1 << 20):
         monkeypatch.setattr(hard_assignment, "SIMILARITIES", tile)
+        monkeypatch.setattr(hard_assignment, "QUERIES", max(1, tile // 10))
         monkeypatch.setattr(scoring, "SOFT_SIMILARITIES", tile)
         monkeypatch.setattr(scoring, "REGIONS", tile)
         monkeypatch.setattr(scoring, "CAPTIONS", max(1, tile // 15))

@@ -1,0 +1,28 @@
+"""Progress where standard error is no terminal."""
+
+import pytest
+
+from data_tools import console
+from data_tools.console import Progress
+
+
+def test_every_count_has_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(console, "PLAIN_INTERVAL", 0)
+    with Progress("reading", 3, "images") as progress:
+        for _ in range(3):
+            progress.advance()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" images")[0] for line in lines] == ["reading: 1/3", "reading: 2/3", "reading: 3/3"]
+
+
+def test_lines_come_at_intervals(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("reading", 1000, "images", done=500) as progress:
+        for _ in range(500):
+            progress.advance()
+    assert capsys.readouterr().err.splitlines()[0].startswith("reading: 1000/1000 images, ")
+
+
+def test_a_failure_has_no_last_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="broken"), Progress("reading", 3, "images"):
+        raise ValueError("broken")
+    assert capsys.readouterr().err == ""
