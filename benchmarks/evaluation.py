@@ -6,7 +6,7 @@
 A model of the paper's BiGRU recipe with random weights encodes and scores a generated data set of that size, as
 `chan evaluate` does. Each size runs in its own process, whose peak resident memory, libraries and pages of the
 store included, is shown. The limit is the product of regions and words alone, in the faster operand order: a part
-of it is timed after every block of scores, so that both see the same machine, and extrapolated.
+of it is timed before all and after every block of scores, so that both see the same machine, and extrapolated.
 """
 
 import argparse
@@ -83,24 +83,29 @@ def measure(data: Path, images: int, device: torch.device, precision: str) -> di
 
 
 class Limit:
-    """The product of all regions with all words: a part of it is timed every now and then."""
+    """The product of all regions with all words: a part of it is timed now and then, in `spent` seconds in all."""
 
     def __init__(self, regions: Packed, words: Packed, kind: torch.dtype) -> None:
         self.left, self.right = (side.rows[:PART].to(kind) for side in (regions, words))
         self.parts = len(regions.rows) * len(words.rows) / (len(self.left) * len(self.right))
         self.measured: list[dict[str, float]] = []
         self.spent = 0.0
+        self.measure()
+
+    def measure(self) -> None:
+        """Time the part in both operand orders."""
+        synchronise()
+        start = time.perf_counter()
+        works = {"regions": lambda: self.left @ self.right.T, "words": lambda: self.right @ self.left.T}
+        self.measured.append(interleaved(works, REPEATS))
+        self.spent += time.perf_counter() - start
 
     def beside(self, scorer: BlockScorer) -> BlockScorer:
-        """The blocks of `scorer`, with a measurement after each, whose time is added to `spent`."""
+        """The blocks of `scorer`, with a measurement after each."""
 
         def block(images: range, captions: torch.Tensor) -> torch.Tensor:
             scores = scorer(images, captions)
-            synchronise()
-            start = time.perf_counter()
-            works = {"regions": lambda: self.left @ self.right.T, "words": lambda: self.right @ self.left.T}
-            self.measured.append(interleaved(works, REPEATS))
-            self.spent += time.perf_counter() - start
+            self.measure()
             return scores
 
         return block
@@ -144,7 +149,10 @@ def main() -> None:
         rows.append(json.loads(done.stdout))
     print(as_text(rows))
     about = {"precision": options.precision, "device": options.device, "regions": options.regions}
-    print(record(f"evaluation {options.precision}", {**about, "results": rows}, options.out))
+    for row in rows:
+        section = f"evaluation {row['images']} {options.precision}"
+        path = record(section, {**about, "result": row}, options.out)
+    print(path)
 
 
 if __name__ == "__main__":
