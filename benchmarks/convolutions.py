@@ -106,7 +106,7 @@ def stage_shares(work: Callable[[], Any], device: torch.device) -> dict[str, flo
         synchronise(device)
     totals = dict.fromkeys([*STAGES, "other"], 0.0)
     for event in profiler.key_averages():
-        if event.device_type is not DeviceType.CPU:
+        if event.device_type != DeviceType.CPU:
             continue  # kernels, which count with the operators that start them
         fits = (stage for stage, words in STAGES.items() if any(word in event.key for word in words))
         totals[next(fits, "other")] += event.self_device_time_total if cuda else event.self_cpu_time_total
