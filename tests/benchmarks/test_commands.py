@@ -37,6 +37,6 @@ def test_runs(name: str, tmp_path: Path) -> None:
     line = [sys.executable, "-m", f"benchmarks.{name}", *TINY[name].split(), "--out", str(out)]
     done = subprocess.run(line, capture_output=True, text=True, timeout=300)
     assert "Traceback" not in done.stderr
-    assert done.stdout.rstrip().endswith(str(out)) or done.returncode  # reading says so when it is below its target
+    assert done.stdout.rstrip().endswith(str(out)) or name == "reading"  # which says when it is below its target
     [section] = json.loads(out.read_text())
     assert section == SECTIONS.get(name, name)
