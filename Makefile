@@ -1,6 +1,6 @@
 # make demo   pixels to recall on a drawn data set, about eight minutes on two CPU cores
 # make test   tests, linter, formatter and type checker
-# make bench  the measurements of docs/performance.md, some twelve minutes on two CPU cores; make bench-gpu on a GPU
+# make bench  the measurements of docs/performance.md, some thirteen minutes on two CPU cores; make bench-gpu on a GPU
 # Each sets itself up: python3 (3.11 to 3.13), pip, make and git are all it needs.
 
 PYTHON ?= python3
