@@ -3,6 +3,7 @@
 Shapes: R regions of all images of a batch, D channels of res5, C object classes, A attributes.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,8 @@ from torch import nn
 
 from extract.box_arithmetic import CaffeBoxTransform
 
-GROUP = 4  # regions that go through res5 together on a CPU, whose caches their maps then stay in
+GROUP = 4 * 1024 * 14 * 14
+"""Numbers that go through res5 together on a CPU: of four regions of the published networks, which fit a cache."""
 
 
 @dataclass(frozen=True)
@@ -172,12 +174,14 @@ class BUTDROIHeads(Res5ROIHeads):
         return RegionOutputs(pooled, class_logits, box_deltas, attributes)
 
     def _pooled_in_groups(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
-        if features[self.in_features[0]].device.type != "cpu":
+        first = features[self.in_features[0]]
+        if first.device.type != "cpu":
             return self._pooled(features, boxes)
+        regions = max(1, GROUP // (first.shape[1] * math.prod(self.pooler.output_size)))
         means = []
         for image, of_image in enumerate(boxes):
             maps = {name: features[name][image : image + 1] for name in self.in_features}
-            means += [self._pooled(maps, [Boxes(group)]) for group in of_image.tensor.split(GROUP)]
+            means += [self._pooled(maps, [Boxes(group)]) for group in of_image.tensor.split(regions)]
         return torch.cat(means)
 
     def _pooled(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
