@@ -4,6 +4,7 @@ from detectron2.structures import Boxes, Instances
 
 from data_tools.configs import config_folder
 from data_tools.errors import InputError, UsageError
+from extract import roi_heads
 from extract.config import load_config, provenance_text, with_values
 from extract.detector import build_detector, build_network
 from extract.precision import Precision
@@ -77,6 +78,22 @@ def test_an_image_does_not_depend_on_its_batch(detector):
         torch.testing.assert_close(batched.boxes, alone.boxes, atol=1e-2, rtol=0)
         noise = 1e-5 * alone.features.abs().max().item()  # float32 sums in another order
         torch.testing.assert_close(batched.features, alone.features, atol=noise, rtol=0)
+
+
+def test_regions_go_through_res5_in_groups_of_one_size_in_memory(detector, monkeypatch):
+    heads, groups = detector.model.roi_heads, []
+    pooled = heads._pooled
+    monkeypatch.setattr(heads, "_pooled", lambda maps, boxes: groups.append(len(boxes[0])) or pooled(maps, boxes))
+    corners = torch.rand(100, 2, generator=torch.Generator().manual_seed(0)) * 60
+    boxes = torch.cat([corners, corners + 30], dim=1)
+    [large] = detector.describe_boxes([picture(0)], [geometry(96, 128)], [boxes])
+    assert groups == [87, 13]  # of 256 maps of 6 x 6; four of the published networks' 1024 maps of 14 x 14
+    monkeypatch.setattr(roi_heads, "GROUP", 30 * 256 * 6 * 6)
+    [small] = detector.describe_boxes([picture(0)], [geometry(96, 128)], [boxes])
+    assert groups[2:] == [30, 30, 30, 10]
+    torch.testing.assert_close(
+        small.features, large.features, atol=1e-4 * large.features.abs().max().item(), rtol=0
+    )
 
 
 def test_images_of_different_shapes_are_refused(detector):
