@@ -11,7 +11,6 @@ turns in one process, once they have been found to equal the formulas in float64
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 from benchmarks.published import padded, published_scores
 from benchmarks.recording import record
 from benchmarks.scorers import Work, by_tiles, failure, wrong_gradient
-from benchmarks.scoring import Problem, make_problem
+from benchmarks.scoring import Problem, add_sizes, make_problem
 from benchmarks.timing import interleaved
 
 FEW = 48  # images and captions of the checks
@@ -107,12 +106,7 @@ def as_text(document: dict[str, Any]) -> str:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--captions", type=int, default=128)
-    parser.add_argument("--regions", type=int, default=36)
-    parser.add_argument("--dim", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, help="another results file than this machine's")
+    add_sizes(parser)
     options = parser.parse_args()
     problem = make_problem(options, torch.device("cpu"))
     few = problem.first(FEW)

@@ -56,6 +56,16 @@ class Problem:
         return Problem(*(side.slice(0, min(count, len(side))) for side in (self.images, self.captions)))
 
 
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """The options that `make_problem` wants, and those of every comparison."""
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--captions", type=int, default=128)
+    parser.add_argument("--regions", type=int, default=36)
+    parser.add_argument("--dim", type=int, default=1024)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--out", type=Path, help="another results file than this machine's")
+
+
 def make_problem(sizes: argparse.Namespace, device: torch.device) -> Problem:
     """Images of equally many regions; captions of 8 to 20 words, each of them near a region of its image."""
     random = torch.Generator().manual_seed(0)
@@ -216,14 +226,9 @@ def as_text(document: dict[str, Any]) -> str:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--captions", type=int, default=128)
-    parser.add_argument("--regions", type=int, default=36)
-    parser.add_argument("--dim", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=7)
+    add_sizes(parser)
     parser.add_argument("--precisions", nargs="+", choices=list(TYPES), default=["float32", "bfloat16"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="another results file than this machine's")
     options = parser.parse_args()
     problem = make_problem(options, torch.device(options.device))
     with torch.inference_mode():
