@@ -91,12 +91,14 @@ def pairwise_scores(
             float16. All else is computed, and returned, in the rows' type, half precision raised to float32.
 
     Raises:
-        ValueError: an unknown name, or offsets that do not fit the rows.
+        ValueError: an unknown name, offsets that do not fit the rows, or rows of two widths.
     """
     if coding not in CODINGS:
         raise ValueError(f"coding {coding!r}: expected one of {', '.join(CODINGS)}")
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+    if regions.shape[1:] != words.shape[1:]:
+        raise ValueError(f"regions {tuple(regions.shape)}, words {tuple(words.shape)}: they must have one width")
     images, captions = _packed(regions, region_offsets, "region"), _packed(words, word_offsets, "word")
     kind, reduce = PRECISIONS[precision], make_pooling(pooling, beta)
 

@@ -219,6 +219,7 @@ def test_the_settings_of_a_model_are_the_functions() -> None:
         ({"precision": "int8"}, "precision 'int8'"),
         ({"region_offsets": torch.tensor([0, 2, 2])}, "region_offsets must rise from 0 to 2, by at least 1"),
         ({"word_offsets": torch.tensor([0, 4])}, "word_offsets must rise from 0 to 3"),
+        ({"words": torch.ones(3, 5)}, r"words \(3, 5\): they must have one width"),
     ],
 )
 def test_wrong_arguments(change: dict[str, object], message: str) -> None:
