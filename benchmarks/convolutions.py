@@ -28,12 +28,12 @@ from benchmarks.extraction import make_plausible, synchronise
 from benchmarks.recording import record
 from data_tools.devices import resolve_device
 from extract.config import is_caffe, load_config
-from extract.description import select_regions
-from extract.detector import Detector, build_detector
-from extract.precision import Precision
-from extract.resizing import Geometry
-from extract.selection import build_selection
-from extract.summary import Options
+from extract.detector.detector import Detector, build_detector
+from extract.detector.precision import Precision
+from extract.detector.resizing import Geometry
+from extract.regions.selection import build_selection
+from extract.run.batches import select_regions
+from extract.run.summary import Options
 
 STAGES = {  # words in the names of PyTorch's operators, the first that fits
     "convolutions": ("convolution", "conv2d"),

@@ -25,14 +25,14 @@ import torch
 from benchmarks.generated import write_data
 from benchmarks.recording import record
 from benchmarks.timing import interleaved, synchronise
-from chan import evaluation
 from chan.config import ModelConfig
-from chan.model import build_model
+from chan.data.splits import open_split
+from chan.evaluation import evaluate as evaluation
+from chan.evaluation.recall import BlockScorer
+from chan.model.chan import build_model
 from chan.packing import Packed
-from chan.recall import BlockScorer
-from chan.splits import open_split
-from chan.word_ids import VocabularyReader
-from data_tools.vocabulary import Vocabulary
+from chan.text.tokenizers import VocabularyReader
+from data_tools.captions.vocabulary import Vocabulary
 
 PART = 4096  # words and regions of the timed part of the product
 REPEATS = 3  # of it, after a block

@@ -28,14 +28,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.recording import record
 from data_tools.devices import resolve_device
-from extract.box_arithmetic import ending_one_later
 from extract.config import load_config
-from extract.detector import Detector, build_detector
-from extract.images import read_image
-from extract.precision import Precision
-from extract.resizing import Geometry
-from extract.selection import per_class_nms
-from extract.sources import find_sources
+from extract.detector.boxes import ending_one_later
+from extract.detector.detector import Detector, build_detector
+from extract.detector.precision import Precision
+from extract.detector.resizing import Geometry
+from extract.regions.selection import per_class_nms
+from extract.run.images import read_image
+from extract.run.sources import find_sources
 
 SIZE = (600, 800)
 PROPOSALS = 300

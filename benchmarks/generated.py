@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.store import Block, StoreShape, write_store
+from data_tools.store.reading import Block, StoreShape, write_store
 
 CAPTIONS = 5  # of an image
 LENGTHS = (8, 14)  # fewest and most words of a caption: COCO's have 10.5 on average

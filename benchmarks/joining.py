@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.recording import record
-from data_tools.parts import Parts
-from data_tools.store import Block, FeatureStore
+from data_tools.store.parts import Parts
+from data_tools.store.reading import Block, FeatureStore
 
 REGIONS, DIM = 36, 2048
 LIMIT = 4e9  # bytes

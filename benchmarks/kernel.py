@@ -22,9 +22,9 @@ from benchmarks.recording import record
 from benchmarks.scorers import WORKS, Work, failure, reason, wrong_gradient
 from benchmarks.scoring import TYPES, Problem, make_problem
 from benchmarks.timing import interleaved, synchronise
-from chan import hard_assignment
-from chan.losses import contrastive
 from chan.packing import Packed
+from chan.scoring import hard_assignment
+from chan.training.losses import contrastive
 
 PIECE = 4096  # captions at a time, where a work does not cut the problem itself
 FEW = 48  # images and captions of the checks
@@ -95,7 +95,7 @@ def training(problem: Problem, few: Problem, precision: str, repeats: int) -> di
 
 def tiles(problem: Problem, precision: str, repeats: int) -> dict[str, Any]:
     """The kernel with other tiles than the device's own, on as many words as fill the device."""
-    from chan.hard_assignment_triton import MIDDLE, SINGLE, WIDE, Tile, best_products
+    from chan.scoring.hard_assignment_triton import MIDDLE, SINGLE, WIDE, Tile, best_products
 
     kind = TYPES[precision]
     regions = problem.images.with_rows(problem.images.rows.to(kind))

@@ -23,10 +23,10 @@ import cv2
 import numpy as np
 
 from benchmarks.recording import record
-from extract.images import read_image
-from extract.loading import AHEAD, load
-from extract.resizing import METHODS, Resizing
-from extract.sources import Sources, find_sources
+from extract.detector.resizing import METHODS, Resizing
+from extract.run.images import read_image
+from extract.run.loading import AHEAD, load
+from extract.run.sources import Sources, find_sources
 
 MEAN = (102.9801, 115.9465, 122.7717)
 WARM = 4  # images that do not count, for processes start meanwhile, beside those that are made ahead

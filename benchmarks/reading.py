@@ -28,7 +28,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.recording import record
-from data_tools.store import Block, FeatureStore, StoreShape, write_store
+from data_tools.store.reading import Block, FeatureStore, StoreShape, write_store
 
 REGIONS, DIM = 36, 2048
 TARGET = 0.8  # of the memory map's images a second

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from benchmarks.published import padded, published_scores
 from benchmarks.scoring import TYPES, Problem
-from chan import hard_assignment
 from chan.packing import Packed
+from chan.scoring import hard_assignment
 
 TOLERANCE = 3e-2  # of a score; a product of unit rows in bfloat16 is off by up to 2^-8, and LSE has beta = 0.1
 GRADIENT_TOLERANCE = 0.3  # of the gradient's norm: where products round to the same number, another region wins

@@ -21,10 +21,10 @@ from torch.nn.functional import normalize
 from benchmarks.published import padded, published_scores
 from benchmarks.recording import record
 from benchmarks.timing import interleaved
-from chan.hard_assignment import best_similarities
+from chan.evaluation.recall import measure
 from chan.packing import Packed, offsets_of
-from chan.recall import measure
-from chan.scoring import CODINGS, pairwise_scores
+from chan.scoring.hard_assignment import best_similarities
+from chan.scoring.pairwise import CODINGS, pairwise_scores
 
 POOLINGS = ("lse", "max", "mean", "sum", "softmax")
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

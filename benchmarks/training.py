@@ -23,15 +23,15 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from benchmarks.published import padded, published_scores
 from benchmarks.recording import record
-from chan.batches import Batch
-from chan.image_encoders import ImageEncoder
-from chan.losses import contrastive
-from chan.model import Chan
-from chan.optimisation import make_optimizer
+from chan.data.batches import Batch
+from chan.model.chan import Chan
+from chan.model.image_encoders import ImageEncoder
+from chan.model.text_encoders import BiGRUEncoder
 from chan.packing import Packed, pack
-from chan.scoring import Scoring
-from chan.steps import Stepper, make_scaler
-from chan.text_encoders import BiGRUEncoder
+from chan.scoring.pairwise import Scoring
+from chan.training.losses import contrastive
+from chan.training.optimizer import make_optimizer
+from chan.training.step import Stepper, make_scaler
 
 VOCABULARY, WORD_DIM = 8000, 300
 VERSIONS = ("packed", "published")

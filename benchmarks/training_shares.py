@@ -31,16 +31,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.recording import record
-from chan.batches import Batch, TrainingPairs, epoch_order, training_batches
 from chan.config import Config, TextEncoderName, load_config
-from chan.distributed import Ranks
-from chan.feature_cache import make_cache
+from chan.data.batches import Batch, TrainingPairs, epoch_order, training_batches
+from chan.data.feature_cache import make_cache
+from chan.data.splits import open_split
 from chan.packing import Packed
-from chan.splits import open_split
-from chan.steps import Criterion, Stepper
-from chan.training import make_criterion, make_reader, make_stepper
-from data_tools.store import Block, StoreShape, write_store
-from data_tools.vocabulary import SPECIAL, Vocabulary
+from chan.training.distributed import Ranks
+from chan.training.loop import make_criterion, make_reader, make_stepper
+from chan.training.step import Criterion, Stepper
+from data_tools.captions.vocabulary import SPECIAL, Vocabulary
+from data_tools.store.reading import Block, StoreShape, write_store
 
 RECIPES = {"coco_bigru": 11_353, "f30k_bigru": 8_481, "coco_bert": 30_522, "f30k_bert": 30_522}
 """The recipes and the sizes of their vocabularies."""

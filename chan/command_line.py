@@ -7,11 +7,18 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from chan import coco_metrics, distributed, evaluation, explanation, importing, pictures, recall, runs, training
 from chan.config import Config, PrecisionName, ScheduleName, differing_keys, load_config, override
-from chan.splits import check_dim, open_split
-from chan.steps import PRODUCTS
-from data_tools.captions import Split, load_split
+from chan.data.splits import check_dim, open_split
+from chan.evaluation import coco_metrics, recall
+from chan.evaluation import evaluate as evaluation
+from chan.retrieval import drawing as pictures
+from chan.retrieval import explanation
+from chan.runs import folder as runs
+from chan.runs import importing
+from chan.training import distributed
+from chan.training import loop as training
+from chan.training.step import PRODUCTS
+from data_tools.captions.splits import Split, load_split
 from data_tools.console import entry_point, print_json
 from data_tools.devices import resolve_device
 from data_tools.errors import UsageError

@@ -27,7 +27,7 @@ def scenes(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 2022,
 ) -> None:
     """Draw a small data set: pictures, captions, boxes, classes and attributes."""
-    from data_tools.scenes import write_scenes
+    from data_tools.scenes.dataset import write_scenes
 
     write_scenes(out, train, dev, test, seed)
     print(f"{out}: {train} training, {dev} validation and {test} test images with five captions each")
@@ -61,8 +61,8 @@ def splits(
     An image with more captions than --captions keeps the first of them, one with fewer keeps what it has, one
     without any is left out; all are counted.
     """
-    from data_tools.captioned_images import refuse_missing_files, write_split_files
-    from data_tools.split_sources import Cut, id_lists, read_captioned_images
+    from data_tools.captions.collection import refuse_missing_files, write_split_files
+    from data_tools.captions.sources import Cut, id_lists, read_captioned_images
 
     found = read_captioned_images(sources, Cut(id_lists(ids or []), dev, test, seed))
     if images:
@@ -86,9 +86,9 @@ def vocab(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Build SCAN's vocabulary from the captions of a data set."""
-    from data_tools.captions import load_split
+    from data_tools.captions.splits import load_split
+    from data_tools.captions.vocabulary import Vocabulary, count_words
     from data_tools.layout import precomp_folder
-    from data_tools.vocabulary import Vocabulary, count_words
 
     folder = precomp_folder(data)
     texts = [text for name in splits.split(",") for text in load_split(folder, name.strip()).captions]
@@ -148,7 +148,7 @@ def convert(
 
     What the target cannot hold is left out and said.
     """
-    from data_tools.conversion import Choices, convert
+    from data_tools.formats.conversion import Choices, convert
 
     done = convert(source, target, to, Choices(dtype, ids, to_ids, to_file_names, overwrite))
     if as_json:
@@ -170,7 +170,7 @@ def join(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Join stores that several machines made in the same way, or the parts that a run left."""
-    from data_tools.joining import join_parts, join_stores
+    from data_tools.store.joining import join_parts, join_stores
 
     if virtual and not stores:
         raise UsageError("--virtual needs the stores whose features it shows")
@@ -199,11 +199,11 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a feature store holds and how it was made, or draw the regions of one image."""
+    from data_tools.checks.inspection import as_text, describe, draw_image
+    from data_tools.detection.labels import load_labels
     from data_tools.files import replacing
-    from data_tools.inspection import as_text, describe, draw_image
-    from data_tools.labels import load_labels
     from data_tools.layout import images_folder
-    from data_tools.store import FeatureStore
+    from data_tools.store.reading import FeatureStore
 
     if (image is None) != (out is None):
         raise UsageError("--image and --out go together: which image to draw, and where to")
@@ -232,7 +232,7 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell whether a data folder will train: exit code 0 if it will, 1 if not."""
-    from data_tools.verification import fix, verify
+    from data_tools.checks.verification import fix, verify
 
     report = verify(data, features, None if everything else sample)
     fixed = fix(report) if mend else []
@@ -278,9 +278,9 @@ def visual_genome(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Turn Visual Genome's annotations into a data set for butd train and butd evaluate."""
-    from data_tools.labels import load_labels
-    from data_tools.visual_genome import convert_visual_genome
-    from data_tools.visual_genome_names import read_vocabularies
+    from data_tools.detection.labels import load_labels
+    from data_tools.detection.visual_genome import convert_visual_genome
+    from data_tools.detection.visual_genome_names import read_vocabularies
 
     if (objects_vocab is None) != (attributes_vocab is None):
         raise UsageError("--objects-vocab and --attributes-vocab go together")

@@ -17,8 +17,8 @@ import typer
 from data_tools.console import entry_point, print_json
 from data_tools.errors import InputError, UsageError
 from data_tools.files import read_json
-from extract.precision import Precision
-from extract.published import PUBLISHED, PUBLISHED_WEIGHTS
+from extract.choices import PUBLISHED, PUBLISHED_WEIGHTS
+from extract.detector.precision import Precision
 
 extract_features_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 butd_app = typer.Typer(
@@ -153,8 +153,8 @@ def extract_features_command(
     if ray_address and engine is Engine.LOCAL:
         raise UsageError("--ray-address goes with --engine ray")
     require_detectron2()
-    from extract.folders import Request, extract_folder
-    from extract.summary import Options
+    from extract.run.plan import Request, extract_folder
+    from extract.run.summary import Options
 
     fail = on_error is OnError.FAIL
     options = Options(batch_size, workers, part_size, dtype.value, boxes_only, fail, share)
@@ -236,9 +236,9 @@ def train(
     require_detectron2()
     from data_tools.devices import resolve_device
     from extract.config import load_config, with_values
-    from extract.detection_data import load_detection_split
-    from extract.training import INITIAL_WEIGHTS, train_detector, train_on_gpus
-    from extract.weights import find_weights
+    from extract.training.data import load_detection_split
+    from extract.training.trainer import INITIAL_WEIGHTS, train_detector, train_on_gpus
+    from extract.weights.placing import find_weights
 
     require_gpus(gpus, device)
     cfg = with_values(load_config(config), device=str(resolve_device(device)), seed=seed)
@@ -292,10 +292,10 @@ def evaluate(
     require_detectron2()
     from data_tools.devices import resolve_device
     from extract.config import load_config
-    from extract.detection_data import check_labels, load_detection_split
-    from extract.detector import build_detector
-    from extract.evaluation import evaluate_detector
-    from extract.weights import find_weights
+    from extract.detector.detector import build_detector
+    from extract.training.data import check_labels, load_detection_split
+    from extract.training.evaluation import evaluate_detector
+    from extract.weights.placing import find_weights
 
     cfg = load_config(config)
     annotated = load_detection_split(data, split)
@@ -328,10 +328,10 @@ def show(
     from data_tools.devices import resolve_device
     from data_tools.files import replacing
     from extract.config import is_caffe, labels_of, load_config, with_values
-    from extract.detector import build_detector
-    from extract.folders import resolve_weights
-    from extract.selection import build_selection
-    from extract.showing import show_image
+    from extract.detector.detector import build_detector
+    from extract.regions.selection import build_selection
+    from extract.run.plan import resolve_weights
+    from extract.run.showing import show_image
 
     cfg = with_values(load_config(config), seed=seed)
     detector = build_detector(cfg, resolve_weights(config, weights), resolve_device(device))

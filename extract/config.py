@@ -6,9 +6,9 @@ from detectron2.config import CfgNode, get_cfg
 from yaml import YAMLError
 
 from data_tools.configs import find_config
+from data_tools.detection.labels import Labels, load_labels
 from data_tools.errors import InputError
-from data_tools.labels import Labels, load_labels
-from extract.resizing import METHODS
+from extract.detector.resizing import METHODS
 
 
 def butd_config() -> CfgNode:
@@ -19,10 +19,10 @@ def butd_config() -> CfgNode:
     cfg.MODEL.ROI_HEADS.NAME = "BUTDROIHeads"
     cfg.MODEL.ROI_ATTRIBUTE_HEAD = CfgNode()
     cfg.MODEL.ROI_ATTRIBUTE_HEAD.NUM_ATTRIBUTES = 400  # without "none"
-    cfg.MODEL.ROI_ATTRIBUTE_HEAD.NONE = "dropped"  # dropped, counted or absent: see extract/roi_heads.py
+    cfg.MODEL.ROI_ATTRIBUTE_HEAD.NONE = "dropped"  # dropped, counted or absent: see extract/detector/roi_heads.py
     cfg.MODEL.ROI_ATTRIBUTE_HEAD.LOSS_WEIGHT = 1.0
     cfg.MODEL.LABELS = ""  # names of classes and attributes: a shipped list, a JSON file, or none
-    cfg.INPUT.RESIZE = "pillow"  # see extract/resizing.py
+    cfg.INPUT.RESIZE = "pillow"  # see extract/detector/resizing.py
     cfg.MODEL.RESNETS.ZERO_INIT_RESIDUAL = False  # begin training with residual branches that add nothing
     cfg.TEST.REGIONS = [36, 36]  # fewest and most of an image, where the command does not say
     cfg.SOLVER.OPTIMIZER = "SGD"  # or AdamW
@@ -84,7 +84,7 @@ def _check_choices(cfg: CfgNode, path: Path) -> None:
 
 
 def is_caffe(cfg: CfgNode) -> bool:
-    """Whether boxes are Caffe's, `inclusive` in extract/box_arithmetic.py."""
+    """Whether boxes are Caffe's, `inclusive` in extract/detector/boxes.py."""
     return bool(cfg.MODEL.PROPOSAL_GENERATOR.NAME == "CaffeRPN")
 
 

@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 from benchmarks.published import padded, published_scores
 from chan.packing import Packed, pack
-from chan.scoring import CODINGS, pairwise_scores
+from chan.scoring.pairwise import CODINGS, pairwise_scores
 
 
 def embeddings(lengths: list[int], seed: int) -> Packed:

@@ -11,11 +11,11 @@ from chan.config import (
     read_config,
     save_config,
 )
-from chan.model import build_model
-from chan.word_ids import VocabularyReader
+from chan.model.chan import build_model
+from chan.text.tokenizers import VocabularyReader
+from data_tools.captions.vocabulary import SPECIAL, Vocabulary
 from data_tools.configs import config_folder
 from data_tools.errors import InputError, UsageError
-from data_tools.vocabulary import SPECIAL, Vocabulary
 
 SHIPPED = sorted(path.stem for path in config_folder("chan").glob("*.yaml"))
 

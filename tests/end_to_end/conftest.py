@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools.store import Block, StoreShape, write_store
+from data_tools.store.reading import Block, StoreShape, write_store
 
 WHO, WHAT = ("a man", "two dogs", "a girl in red", "an old boat"), ("on the grass", "by the sea", "in a street")
 REGIONS, DIM, HEIGHT, WIDTH = 4, 8, 48, 64

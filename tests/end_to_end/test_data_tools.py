@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from data_tools import open_features
-from data_tools.captions import load_split
-from data_tools.vocabulary import Vocabulary
+from data_tools.captions.splits import load_split
+from data_tools.captions.vocabulary import Vocabulary
 
 BIN = Path(sys.executable).parent
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "data.md"

@@ -42,9 +42,10 @@ def test_the_wheel_carries_the_labels(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     program = (
-        "from data_tools.labels import load_labels; import data_tools.labels;"
+        "from data_tools.detection.labels import load_labels; import data_tools.detection.labels;"
         "names = [load_labels(spec) for spec in ('visual_genome', 'scenes')];"
-        "print(data_tools.labels.__file__, *(len(n.classes) for n in names), *(len(n.attributes) for n in names))"
+        "print(data_tools.detection.labels.__file__, *(len(n.classes) for n in names),"
+        "*(len(n.attributes) for n in names))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)},

@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from data_tools.scenes import write_scenes
+from data_tools.scenes.dataset import write_scenes
 
 BIN = Path(sys.executable).parent
 IMAGES, PART = 12, 1

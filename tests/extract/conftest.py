@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from data_tools.scenes import write_scenes
+from data_tools.scenes.dataset import write_scenes
 from extract.config import load_config
-from extract.detector import build_detector
+from extract.detector.detector import build_detector
 
 
 @pytest.fixture(scope="session")

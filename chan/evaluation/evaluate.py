@@ -1,0 +1,167 @@
+"""Encode a split once, score its images against its captions, measure recall: whole or in folds.
+
+Shapes: N images, C captions of a split, R regions, W words, D joint dimension.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chan.data.splits import FeatureSplit, caption_batch, caption_lengths, image_batch, read_captions
+from chan.evaluation import recall
+from chan.evaluation.intervals import Intervals, bootstrap
+from chan.evaluation.recall import BlockScorer, Ranking, RetrievalRecall
+from chan.model.chan import Chan
+from chan.packing import Packed, offsets_of, rows_of, to_device
+from chan.text.tokenizers import CaptionReader
+from data_tools.captions.splits import Split
+from data_tools.console import Progress
+from data_tools.errors import InputError, UsageError
+
+BATCH = 128  # images or captions encoded at a time
+
+Encoder = Callable[[Packed], Packed]
+
+
+@torch.inference_mode()
+def encode(
+    model: Chan, opened: FeatureSplit, reader: CaptionReader, device: torch.device
+) -> tuple[Packed, Packed]:
+    """The embeddings, on `device`, of a split's regions (R, D) and words (W, D), in the split's order."""
+    model.eval()
+    words = read_captions(opened, reader)
+    counts, lengths = opened.counts, caption_lengths(words, reader)
+    with Progress(f"encoding {opened.split.name}", len(counts) + len(lengths), "items") as progress:
+
+        def encode_all(lengths: np.ndarray, batch: Callable[[np.ndarray], Packed], encoder: Encoder) -> Packed:
+            """By length, so that neither padding nor a short sequence's missing steps cost anything."""
+            order, offsets = lengths.argsort(kind="stable"), offsets_of(torch.from_numpy(lengths))
+            rows: Tensor | None = None
+            for first in range(0, len(lengths), BATCH):
+                places = order[first : first + BATCH]
+                part = encoder(batch(places).to(device)).rows
+                if rows is None:
+                    rows = part.new_empty(int(offsets[-1]), part.shape[1])
+                rows.index_copy_(0, to_device(rows_of(offsets, torch.from_numpy(places)), device), part)
+                progress.advance(len(places))
+            assert rows is not None
+            return Packed(rows, offsets)
+
+        regions = encode_all(counts, lambda places: image_batch(opened, places), model.image_encoder)
+        return regions, encode_all(
+            lengths, lambda places: caption_batch(words, reader, places), model.text_encoder
+        )
+
+
+@torch.inference_mode()
+def score(model: Chan, regions: Packed, words: Packed, precision: str = "float32") -> Tensor:
+    """(N, C) float32 scores of the embeddings of `encode`, in the order of the split's files.
+
+    `precision` as for `pairwise_scores`.
+    """
+    return model.score(regions, words, precision)
+
+
+@torch.inference_mode()
+def measure(model: Chan, opened: FeatureSplit, reader: CaptionReader, device: torch.device) -> RetrievalRecall:
+    """Recall of a model on a whole split, without a score matrix."""
+    scorer = of_embeddings(model, *encode(model, opened, reader, device))
+    return recall.rank(scorer, len(opened.split.image_ids), torch.from_numpy(opened.split.caption_images)).recall()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation came to: recall, averaged over the folds, and its 95 % intervals."""
+
+    folds: int
+    recall: RetrievalRecall
+    intervals: Intervals
+
+
+def of_embeddings(model: Chan, regions: Packed, words: Packed, precision: str = "float32") -> BlockScorer:
+    """The blocks of the matrix of `score`, computed when they are asked for."""
+
+    def block(images: range, captions: Tensor) -> Tensor:
+        return model.score(regions.slice(images.start, images.stop), words.take(captions), precision)
+
+    return block
+
+
+def _of_fold(scorer: BlockScorer, first: int, captions: Tensor, progress: Progress) -> BlockScorer:
+    """Blocks of a fold, whose images begin with `first` and whose captions are these; counted in pairs."""
+
+    def block(images: range, places: Tensor) -> Tensor:
+        scores = scorer(range(first + images.start, first + images.stop), captions[places])
+        progress.advance(scores.numel())
+        return scores
+
+    return block
+
+
+@torch.inference_mode()
+def evaluate(split: Split, folds: int, scorer: BlockScorer, seed: int) -> Evaluation:
+    """Measure recall in `folds` consecutive parts of a split's images, and average it over them.
+
+    Args:
+        split: the split.
+        folds: 1 for the whole; 5 on COCO's 5,000 test images is the published 1K protocol.
+        scorer: of `recall.of_matrix` or `of_embeddings`.
+        seed: of the bootstrap.
+
+    Raises:
+        UsageError: the images cannot be cut into so many equal parts.
+    """
+    images = len(split.image_ids)
+    if folds < 1 or images % folds:
+        raise UsageError(f"--folds {folds}: split {split.name} has {images} images, which it must divide")
+    caption_images, size = torch.from_numpy(split.caption_images), images // folds
+    members = [((caption_images // size) == fold).nonzero().squeeze(1) for fold in range(folds)]
+    rankings = []
+    with Progress(f"scoring {split.name}", size * sum(map(len, members)), "pairs") as progress:
+        for fold, captions in enumerate(members):
+            blocks = _of_fold(scorer, fold * size, captions, progress)
+            rankings.append(recall.rank(blocks, size, caption_images[captions] - fold * size))
+    parts = [ranking.recall() for ranking in rankings]
+    return Evaluation(folds, recall.average(parts), bootstrap(Ranking.joined(rankings, size), seed))
+
+
+def load_scores(path: Path, split: Split) -> Tensor:
+    """A score matrix (N, C) that `chan evaluate --scores` wrote.
+
+    Raises:
+        InputError: the file is no NumPy array, or not of the split's shape.
+    """
+    try:
+        scores = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a NumPy array file: {error}") from None
+    expected = (len(split.image_ids), len(split.captions))
+    if getattr(scores, "shape", None) != expected or scores.dtype.kind != "f":
+        found = f"{scores.dtype} {scores.shape}" if isinstance(scores, np.ndarray) else "an archive of arrays"
+        raise InputError(f"{path}: expected floats of shape {expected} for split {split.name}, found {found}")
+    return torch.from_numpy(scores).float()
+
+
+def as_document(result: RetrievalRecall) -> dict[str, Any]:
+    """The numbers as nested plain data: rsum, i2t and t2i, each r1, r5, r10, medr and meanr."""
+    return {"rsum": result.rsum, **asdict(result)}
+
+
+def as_table(result: RetrievalRecall, intervals: Intervals | None = None) -> str:
+    """Recall in both directions for people, with the intervals below each number where they are given."""
+    lines = [f"{'':14}{'R@1':>12}{'R@5':>12}{'R@10':>12}{'MedR':>7}{'MeanR':>8}"]
+    for name, key, side in (("image to text", "i2t", result.i2t), ("text to image", "t2i", result.t2i)):
+        recalls = f"{side.r1:12.1f}{side.r5:12.1f}{side.r10:12.1f}"
+        lines.append(f"{name:14}{recalls}{side.medr:7.0f}{side.meanr:8.1f}")
+        if intervals is not None:
+            bounds = (getattr(getattr(intervals, key), at) for at in ("r1", "r5", "r10"))
+            lines.append(f"{'  95 %':14}" + "".join(f"{f'{low:.1f}-{high:.1f}':>12}" for low, high in bounds))
+    rsum = f"rsum {result.rsum:.1f}"
+    if intervals is not None:
+        rsum += f" (95 %: {intervals.rsum[0]:.1f}-{intervals.rsum[1]:.1f})"
+    return "\n".join([*lines, rsum])

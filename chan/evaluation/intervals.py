@@ -1,0 +1,62 @@
+"""95 % intervals of recall by the bootstrap over images (Efron and Tibshirani 1993, percentile method).
+
+Images are drawn with replacement, each with its captions; the candidates stay those of the split, so that the
+ranks need not be computed again. The interval says how much the recall owes to the choice of test images.
+
+Shapes: N images, S resamples.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from chan.evaluation.recall import CUTOFFS, Ranking
+
+RESAMPLES = 1000
+BOUNDS = (2.5, 97.5)  # percent
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class SideIntervals:
+    """One direction."""
+
+    r1: Interval
+    r5: Interval
+    r10: Interval
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Both directions and the sum of the six recalls."""
+
+    rsum: Interval
+    i2t: SideIntervals
+    t2i: SideIntervals
+
+
+def bootstrap(ranking: Ranking, seed: int) -> Intervals:
+    """The intervals of a ranking; the same `seed` gives the same ones."""
+    sides = [
+        (ranking.i2t.cpu().numpy(), ranking.images.cpu().numpy()),
+        (ranking.t2i.cpu().numpy(), ranking.caption_images.cpu().numpy()),
+    ]
+    count = 1 + max(int(images.max()) for _, images in sides)
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    recalls = [_resampled(ranks, images, draws) for ranks, images in sides]
+    total = sum(side.sum(0) for side in recalls)
+    found = [SideIntervals(*(_interval(recall) for recall in side)) for side in recalls]
+    return Intervals(_interval(total), *found)
+
+
+def _resampled(ranks: np.ndarray, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """(3, S): R@1, R@5 and R@10, in percent, of queries with these ranks and images in each draw (S, N)."""
+    queries = draws @ np.bincount(images, minlength=draws.shape[1])
+    hits = [np.bincount(images, weights=ranks < cutoff, minlength=draws.shape[1]) for cutoff in CUTOFFS]
+    return np.stack([100.0 * (draws @ hit) / np.maximum(queries, 1) for hit in hits])
+
+
+def _interval(values: np.ndarray) -> Interval:
+    low, high = np.percentile(values, BOUNDS)
+    return float(low), float(high)

@@ -1,0 +1,95 @@
+"""Names of the object classes and attributes that a detector tells apart.
+
+The shipped lists lie in the folder `label_sets` beside this file: `visual_genome` has the 1,600 classes and 400
+attributes of Anderson et al. (2018) with their other spellings, `scenes` those of the drawn scenes.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_tools.errors import InputError
+from data_tools.files import read_json
+
+_SHIPPED = Path(__file__).resolve().with_name("label_sets")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Names by number.
+
+    Attributes:
+        classes, attributes: the name of each class and attribute; a detector's ids count from 0 in them.
+        class_aliases, attribute_aliases: other spellings of a name, for the names that have any.
+    """
+
+    classes: list[str]
+    attributes: list[str]
+    class_aliases: dict[str, list[str]] = field(default_factory=dict)
+    attribute_aliases: dict[str, list[str]] = field(default_factory=dict)
+
+
+def load_labels(spec: str) -> Labels:
+    """The labels that `spec` means: the name of a shipped list, or a JSON file.
+
+    The file holds an object with the keys `classes` and `attributes`, lists of names; the annotations of a data
+    set (`DATA/annotations/train.json`) are such files too.
+
+    Raises:
+        InputError: there is neither such a file nor such a list, or the file does not hold labels.
+    """
+    path = _find(spec)
+    document = read_json(path)
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: expected an object with the keys classes and attributes")
+    try:
+        classes, attributes = _names(document, "classes"), _names(document, "attributes")
+        return Labels(
+            classes,
+            attributes,
+            _aliases(document, "class_aliases", classes),
+            _aliases(document, "attribute_aliases", attributes),
+        )
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _find(spec: str) -> Path:
+    for candidate in (Path(spec), _SHIPPED / f"{spec}.json"):
+        if candidate.is_file():
+            return candidate
+    shipped = ", ".join(sorted(path.stem for path in _SHIPPED.glob("*.json")))
+    raise InputError(f"{spec}: no such file of labels; the shipped lists are {shipped}")
+
+
+def _names(document: dict[str, Any], key: str) -> list[str]:
+    names = document.get(key)
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(f"{key}: expected a list of names")
+    if key == "classes" and not names:
+        raise ValueError("classes: expected at least one name")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{key}: {name!r} is there twice")
+        seen.add(name)
+    return names
+
+
+def _aliases(document: dict[str, Any], key: str, names: list[str]) -> dict[str, list[str]]:
+    """Other spellings by name; none may be another's name or alias, or a label would mean two things."""
+    aliases = document.get(key, {})
+    if not isinstance(aliases, dict):
+        raise ValueError(f"{key}: expected an object of names and lists of their other spellings")
+    known = set(names)
+    taken = set(names)
+    for name, spellings in aliases.items():
+        if name not in known:
+            raise ValueError(f"{key}: {name!r} is no name of the list")
+        if not isinstance(spellings, list) or not all(isinstance(spelling, str) for spelling in spellings):
+            raise ValueError(f"{key}: {name!r}: expected a list of spellings")
+        for spelling in spellings:
+            if spelling in taken:
+                raise ValueError(f"{key}: {spelling!r} is there twice")
+            taken.add(spelling)
+    return aliases

@@ -1,0 +1,188 @@
+"""Converting region features between the store and the formats of other projects.
+
+| format | what | holds beside features and ids |
+| --- | --- | --- |
+| store | one HDF5 file | everything |
+| scan | `{split}_ims.npy` and `{split}_ids.txt` | nothing |
+| butd | the TSV of bottom-up attention, float32 | boxes, image sizes |
+| lxmert | LXMERT's TSV, float32 | boxes, image sizes, classes, attributes and their scores |
+| milvlg | a folder of `{image}.npz` | boxes, image sizes |
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from data_tools.captions.splits import read_ids
+from data_tools.console import Progress
+from data_tools.errors import UsageError
+from data_tools.files import replacing
+from data_tools.formats.npz import NpzSource, write_npz
+from data_tools.formats.scan import write_array
+from data_tools.formats.source import (
+    ArraySource,
+    OfType,
+    RegionSource,
+    StoreSource,
+    chosen_images,
+    named_by_files,
+    named_by_ids,
+    shape_of,
+)
+from data_tools.formats.tsv import BUTD, LXMERT, TsvSource, tsv_layout, write_tsv
+from data_tools.store.features import ARRAY_ENDING, ScanFeatures, ScanFolder, open_features
+from data_tools.store.parts import disk_errors
+from data_tools.store.reading import REGION_COLUMNS, Block, FeatureStore, write_store
+
+FORMATS = ("store", "scan", "butd", "lxmert", "milvlg")
+_HOLDS = {  # beside features and ids; `provenance` and `failures` are told apart from the columns
+    "store": {*REGION_COLUMNS, "image_sizes", "provenance", "failures"},
+    "scan": set[str](),
+    "butd": {*BUTD.columns, "image_sizes"},
+    "lxmert": {*LXMERT.columns, "image_sizes"},
+    "milvlg": {"boxes", "image_sizes"},
+}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a conversion changes.
+
+    Attributes:
+        dtype: of the written features, `float16` or `float32`; None keeps it.
+        ids: a file of the ids to convert, in the order to write; None is all of them.
+        to_ids: an `id_mapping.json` whose ids take the place of file names.
+        to_file_names: an `id_mapping.json` whose file names take the place of ids.
+        overwrite: replace files that are there.
+    """
+
+    dtype: str | None = None
+    ids: Path | None = None
+    to_ids: Path | None = None
+    to_file_names: Path | None = None
+    overwrite: bool = False
+
+
+@dataclass
+class Conversion:
+    """What was written, and one line for each thing that the reader of it should know."""
+
+    files: list[Path] = field(default_factory=list)
+    images: int = 0
+    regions: int = 0
+    dim: int = 0
+    dtype: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def convert(source_path: Path, target: Path, to: str | None = None, choices: Choices = Choices()) -> Conversion:
+    """Convert `source_path` to `target`, in the format `to` or the one that the target's name says.
+
+    Images are read, converted and written one at a time. A target that is a folder gets, in the format `scan`,
+    an array for each split whose `{split}_ids.txt` lies in it.
+
+    Raises:
+        InputError: the source is malformed, lacks an image that was asked for, or does not fit the format.
+        UsageError: the format is not clear, needs what the source does not have, or the target is there.
+    """
+    kind = to or _format_of(target)
+    source: RegionSource = open_source(source_path)
+    if choices.to_ids:
+        source = named_by_ids(source, choices.to_ids)
+    if choices.ids:
+        source = chosen_images(source, list(dict.fromkeys(read_ids(choices.ids))))
+    if choices.to_file_names:
+        source = named_by_files(source, choices.to_file_names)
+    dtype = np.dtype(choices.dtype) if choices.dtype else source.dtype
+    if kind in ("butd", "lxmert"):
+        if choices.dtype == "float16":
+            raise UsageError(f"a {kind} TSV holds float32; --dtype float16 does not go with it")
+        dtype = np.dtype("float32")
+    result = Conversion(dim=source.dim, dtype=dtype.name, notes=[*source.notes, *_losses(source, kind)])
+    targets = list(_targets(target, kind, source))
+    for path, _ in targets:
+        if (path.is_file() or (path.is_dir() and any(path.iterdir()))) and not choices.overwrite:
+            raise UsageError(f"{path}: is there already; --overwrite replaces it")
+    for path, images in targets:
+        with Progress("convert", len(images.image_ids), "images") as bar:
+            _write(kind, path, OfType(images, dtype), bar.advance)
+        result.files.append(path)
+        result.images += len(images.image_ids)
+        result.regions += int(images.counts.sum())
+    return result
+
+
+def open_source(path: Path) -> RegionSource:
+    """The source that a file or folder is; `InputError` where it is none."""
+    if path.is_dir() and any(path.glob("*.npz")):
+        return NpzSource(path)
+    if path.suffix.lower() == ".tsv":
+        return TsvSource(path)
+    features = open_features(path)
+    if isinstance(features, ScanFeatures | ScanFolder):
+        return ArraySource(features)
+    assert isinstance(features, FeatureStore)
+    return StoreSource(features.path)
+
+
+def _format_of(target: Path) -> str:
+    suffix = target.suffix.lower()
+    if suffix in (".h5", ".hdf5"):
+        return "store"
+    if suffix == ".npy":
+        return "scan"
+    kinds = "butd or lxmert" if suffix == ".tsv" else "milvlg or scan" if not suffix else "one of the formats"
+    raise UsageError(f"{target}: its name does not say what to write; give --to {kinds}")
+
+
+def _losses(source: RegionSource, kind: str) -> list[str]:
+    """What of the source the format cannot hold, in one line."""
+    had = [*source.region_columns, *(["image_sizes"] if source.has_image_sizes else [])]
+    had += ["provenance"] if source.provenance else []
+    had += ["failures"] if source.failures else []
+    lost = [name for name in had if name not in _HOLDS[kind]]
+    return [f"{kind} cannot hold {', '.join(lost)}: left out"] if lost else []
+
+
+def _targets(target: Path, kind: str, source: RegionSource) -> Iterator[tuple[Path, RegionSource]]:
+    """Each file to write (or the one folder) and the images that go there."""
+    if kind != "scan" or target.suffix == ".npy":
+        yield target, source
+        return
+    lists = sorted(target.glob("*_ids.txt"))
+    if not lists:
+        raise UsageError(
+            f"{target}: found no {{split}}_ids.txt there; name an array, for instance dev{ARRAY_ENDING}"
+        )
+    for path in lists:
+        images = chosen_images(source, list(dict.fromkeys(read_ids(path))))
+        yield target / f"{path.name.removesuffix('_ids.txt')}{ARRAY_ENDING}", images
+
+
+def _write(kind: str, path: Path, source: RegionSource, advance: Callable[[], None]) -> None:
+    if kind == "scan":
+        write_array(path, source, advance)
+    elif kind == "milvlg":
+        write_npz(path, source, advance)
+    else:
+        with replacing(path) as temporary, disk_errors():
+            if kind == "store":
+                attributes = _provenance(source)
+                write_store(temporary, _blocks(source, advance), shape_of(source), attributes)
+            else:
+                write_tsv(temporary, source, tsv_layout(kind), advance)
+
+
+def _provenance(source: RegionSource) -> dict[str, str]:
+    known = source.provenance or {"converted_from": source.path.name}
+    return {**known, "feature_dtype": source.dtype.name}
+
+
+def _blocks(source: RegionSource, advance: Callable[[], None]) -> Iterator[Block]:
+    last = len(source.image_ids) - 1
+    for row in range(last + 1):
+        block = source.image(row)
+        yield replace(block, failures=source.failures) if row == last else block
+        advance()

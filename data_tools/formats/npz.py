@@ -1,0 +1,153 @@
+"""The per-image archives of MILVLG's bottom-up-attention.pytorch: `{image}.npz`.
+
+`x` (K, D) float32, `bbox` (K, 4) float32, `num_bbox`, `image_h`, `image_w`. Its `info` is a pickled dictionary
+(classes, scores) and is never loaded.
+"""
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_tools.errors import InputError, UsageError
+from data_tools.files import replace_file
+from data_tools.formats.source import Description, RegionSource
+from data_tools.store.reading import Block
+
+
+class NpzSource(Description):
+    """The archives of a folder, by name; the names without `.npz` are the ids.
+
+    The first pass reads the headers of the arrays, not the arrays.
+
+    Raises:
+        InputError: the folder has no archive, or one lacks an array, has others than announced, or is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._files = sorted(folder.glob("*.npz"))
+        if not self._files:
+            raise InputError(f"{folder}: found no archives (*.npz) there")
+        counts, first = [], None
+        for file in self._files:
+            kind = _kind(file)
+            first = first or kind
+            if kind[1:] != first[1:]:
+                raise InputError(
+                    f"{file}: {_describe(*kind[1:])}; {self._files[0].name} has {_describe(*first[1:])}"
+                )
+            counts.append(kind[0])
+        assert first is not None
+        _, dim, dtype, has_sizes = first
+        super().__init__(
+            folder,
+            [file.stem for file in self._files],
+            np.array(counts, dtype=np.int64),
+            dim,
+            dtype,
+            region_columns=("boxes",),
+            has_image_sizes=has_sizes,
+            notes=[f"{folder}: the pickled info of the archives is not read: no classes, no scores"],
+        )
+
+    def image(self, row: int) -> Block:
+        """One image."""
+        file, count = self._files[row], int(self.counts[row])
+        names = ["x", "bbox", *(["image_h", "image_w"] if self.has_image_sizes else [])]
+        found = {name: _array(file, name) for name in names}
+        boxes = found["bbox"]
+        if boxes.shape != (count, 4) or boxes.dtype.kind not in "fiu":
+            raise InputError(f"{file}: bbox: expected ({count}, 4) numbers, found {boxes.dtype} {boxes.shape}")
+        size = None
+        if self.has_image_sizes:
+            size = np.array([[_number(file, name, found[name]) for name in ("image_h", "image_w")]], np.int32)
+        features = found["x"].astype(found["x"].dtype.newbyteorder("="), copy=False)
+        regions = {"features": features, "boxes": boxes.astype(np.float32)}
+        return Block([self.image_ids[row]], np.array([count]), regions, size)
+
+
+def write_npz(folder: Path, source: RegionSource, advance: Callable[[], None]) -> None:
+    """Write an archive for each image into `folder`.
+
+    Raises:
+        UsageError: the source has no boxes or no image sizes.
+        InputError: an id is no name for a file.
+    """
+    if "boxes" not in source.region_columns or not source.has_image_sizes:
+        raise UsageError(f"{source.path}: MILVLG's archives need boxes and image_sizes, which are not there")
+    for image_id in source.image_ids:
+        if image_id in (".", "..") or any(mark in image_id for mark in "/\\\0") or len(image_id.encode()) > 240:
+            raise InputError(f"{source.path}: image {image_id!r}: the id is no name for a file")
+    for row, image_id in enumerate(source.image_ids):
+        block = source.image(row)
+        assert block.image_sizes is not None
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            x=block.regions["features"],
+            bbox=block.regions["boxes"],
+            num_bbox=block.counts[0],
+            image_h=block.image_sizes[0, 0],
+            image_w=block.image_sizes[0, 1],
+        )
+        replace_file(folder / f"{image_id}.npz", buffer.getvalue())
+        advance()
+
+
+def _kind(file: Path) -> tuple[int, int, np.dtype, bool]:
+    """Regions, dimension, type of features and whether there is an image size, from the headers."""
+    with _archive(file) as archive:
+        names = {name.removesuffix(".npy") for name in archive.namelist()}
+        missing = [name for name in ("x", "bbox") if name not in names]
+        if missing:
+            raise InputError(f"{file}: holds no {' and no '.join(missing)}; it has {', '.join(sorted(names))}")
+        shape, dtype = _header(file, archive, "x")
+    if len(shape) != 2 or dtype.kind != "f" or dtype.itemsize > 4:
+        raise InputError(f"{file}: x: expected floats of shape (regions, dim), found {dtype} {shape}")
+    if "num_bbox" in names and _number(file, "num_bbox", _array(file, "num_bbox")) != shape[0]:
+        raise InputError(f"{file}: num_bbox is {_array(file, 'num_bbox')}; x holds {shape[0]} regions")
+    return shape[0], shape[1], dtype.newbyteorder("="), {"image_h", "image_w"} <= names
+
+
+def _archive(file: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{file}: not a NumPy archive: {error}") from None
+
+
+def _header(file: Path, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    try:
+        with archive.open(f"{name}.npy") as member:
+            version = np.lib.format.read_magic(member)
+            read: Any = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = read(member)
+            return shape, dtype
+    except Exception as error:  # a damaged member raises almost anything: zlib's errors, struct's, ValueError
+        raise InputError(f"{file}: {name}: damaged: {' '.join(str(error).split())}") from None
+
+
+def _array(file: Path, name: str) -> np.ndarray:
+    try:
+        with _archive(file) as archive, archive.open(f"{name}.npy") as member:
+            array: np.ndarray = np.lib.format.read_array(member, allow_pickle=False)
+            return array
+    except InputError:
+        raise
+    except Exception as error:  # see `_header`
+        raise InputError(f"{file}: {name}: damaged: {' '.join(str(error).split())}") from None
+
+
+def _number(file: Path, name: str, array: np.ndarray) -> int:
+    if array.size != 1 or array.dtype.kind not in "iuf":
+        raise InputError(f"{file}: {name}: expected one number, found {array.dtype} {array.shape}")
+    return int(array.reshape(()))
+
+
+def _describe(dim: int, dtype: np.dtype, has_sizes: bool) -> str:
+    return f"{dtype} features of {dim} numbers, {'with' if has_sizes else 'without'} image sizes"

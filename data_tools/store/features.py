@@ -1,0 +1,265 @@
+"""Reading region features, from an HDF5 store or from SCAN's arrays, image by image or a batch at a time.
+
+Shapes: N images, M regions in all, K regions of one image, D feature dimension.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from data_tools.captions.splits import Split, read_ids
+from data_tools.errors import InputError, UsageError
+from data_tools.layout import STORE_NAME
+from data_tools.store.reading import FeatureStore, buffer_rows, rows_of
+
+ARRAY_ENDING = "_ims.npy"
+_SPLITS_FIRST = ("train", "dev", "testall", "test")  # the order in which a folder's arrays are read
+
+
+class RegionFeatures(Protocol):
+    """What `chan` knows of features, whatever file they lie in. Readers may be sent to other processes."""
+
+    @property
+    def image_ids(self) -> list[str]:
+        """N ids, in the order of the rows."""
+
+    @property
+    def dim(self) -> int:
+        """D."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """float16 or float32."""
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(N,) int64: regions of each image."""
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """How the features were made; empty where the file does not say."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def rows(self, image_ids: Sequence[str]) -> np.ndarray:
+        """(n,) int64: the rows that hold these images; `InputError` names a missing one."""
+
+    def read(self, row: int) -> np.ndarray:
+        """(K, D) float16 or float32: the features of an image's regions."""
+
+    def features(self, row: int) -> np.ndarray:
+        """(K, D): the same as `read`."""
+
+    def gather(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """(sum of the counts of `rows`, D): the features of these images, in the first rows of `out` if given."""
+
+    def boxes(self, row: int) -> np.ndarray | None:
+        """(K, 4) float32 x1 y1 x2 y2 in pixels of the upright original; None where the file has none."""
+
+
+class ScanFeatures:
+    """SCAN's `{split}_ims.npy`, (images, K, D), read in place through a memory map.
+
+    The array has a row for each image of the split, or a row for each caption (five equal ones an image).
+    Without `split` the ids come from `{split}_ids.txt` beside the array.
+    """
+
+    provenance: dict[str, str] = {}  # noqa: RUF012 - a constant of the format
+
+    def __init__(self, path: Path, split: Split | None = None) -> None:
+        self.path, self._split = path, split
+        self._array = _open_array(path)
+        if split is None:
+            self.image_ids, self._first = _ids_beside(path, len(self._array))
+        else:
+            self.image_ids, self._first = split.image_ids, _first_rows(path, split, len(self._array))
+        self._positions = {image_id: row for row, image_id in enumerate(self.image_ids)}
+
+    def __getstate__(self) -> tuple[Path, Split | None]:
+        return self.path, self._split
+
+    def __setstate__(self, state: tuple[Path, Split | None]) -> None:
+        self.__init__(*state)  # type: ignore[misc]  # a memory map is opened anew in each process
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return int(self._array.shape[2])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the features, in the machine's byte order."""
+        return self._array.dtype.newbyteorder("=")
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(N,) int64: K for every image."""
+        return np.full(len(self.image_ids), self._array.shape[1], dtype=np.int64)
+
+    def rows(self, image_ids: Sequence[str]) -> np.ndarray:
+        """(n,) int64: positions of these ids in the split."""
+        return rows_of(image_ids, self._positions, self.path)
+
+    def read(self, row: int) -> np.ndarray:
+        """(K, D): the features of an image's regions."""
+        return np.array(self._array[self._first[row]], dtype=self.dtype)
+
+    def features(self, row: int) -> np.ndarray:
+        """(K, D): the same as `read`."""
+        return self.read(row)
+
+    def gather(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """(n * K, D): the features of these images' regions; see `FeatureStore.gather`."""
+        regions = self._array.shape[1]
+        filled = buffer_rows(out, len(rows) * regions, self.dim, self.dtype)
+        for position, row in enumerate(self._first[np.asarray(rows, dtype=np.int64)].tolist()):
+            filled[position * regions : (position + 1) * regions] = self._array[row]
+        return filled
+
+    def boxes(self, row: int) -> np.ndarray | None:
+        """None: these files have no boxes."""
+        return None
+
+
+class ScanFolder:
+    """All arrays of a folder, `{split}_ims.npy` with their ids, as one collection.
+
+    An image that several splits hold (COCO's `test` is a part of `testall`) is there once, from the first of
+    train, dev, testall, test and the others by name.
+    """
+
+    provenance: dict[str, str] = {}  # noqa: RUF012 - a constant of the format
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+        names = sorted(path.name.removesuffix(ARRAY_ENDING) for path in folder.glob(f"*{ARRAY_ENDING}"))
+        if not names:
+            raise InputError(f"{folder}: found no arrays (*{ARRAY_ENDING}) there")
+        order = [name for name in _SPLITS_FIRST if name in names]
+        order += [name for name in names if name not in _SPLITS_FIRST]
+        self.arrays = [ScanFeatures(folder / f"{name}{ARRAY_ENDING}") for name in order]
+        for array in self.arrays:
+            if array.dim != self.dim:
+                raise InputError(
+                    f"{array.path}: {array.dim} numbers a region; {self.arrays[0].path} has {self.dim}"
+                )
+        self._places: dict[str, tuple[int, int]] = {}  # id -> array, row
+        for number, array in enumerate(self.arrays):
+            for row, image_id in enumerate(array.image_ids):
+                self._places.setdefault(image_id, (number, row))
+        self.image_ids = list(self._places)
+        self._positions = {image_id: row for row, image_id in enumerate(self.image_ids)}
+        self._table = list(self._places.values())
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.arrays[0].dim
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The widest of the arrays' types."""
+        return np.result_type(*(array.dtype for array in self.arrays))
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(N,) int64: regions of each image."""
+        regions = np.array([array.counts[0] if len(array) else 0 for array in self.arrays], dtype=np.int64)
+        return regions[np.array([number for number, _ in self._table], dtype=np.int64)]
+
+    def rows(self, image_ids: Sequence[str]) -> np.ndarray:
+        """(n,) int64: the rows that hold these images; `InputError` names a missing one."""
+        return rows_of(image_ids, self._positions, self.path)
+
+    def read(self, row: int) -> np.ndarray:
+        """(K, D): the features of an image's regions."""
+        number, place = self._table[row]
+        return self.arrays[number].read(place)
+
+    def features(self, row: int) -> np.ndarray:
+        """(K, D): the same as `read`."""
+        return self.read(row)
+
+    def gather(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """(sum of the counts of `rows`, D): see `FeatureStore.gather`."""
+        filled = buffer_rows(out, int(self.counts[np.asarray(rows, dtype=np.int64)].sum()), self.dim, self.dtype)
+        first = 0
+        for row in rows:
+            regions = self.read(int(row))
+            filled[first : first + len(regions)] = regions
+            first += len(regions)
+        return filled
+
+    def boxes(self, row: int) -> np.ndarray | None:
+        """None: these files have no boxes."""
+        return None
+
+
+def open_features(source: Path | str, split: Split | None = None) -> RegionFeatures:
+    """The reader of a features file or folder.
+
+    A file that ends in `.npy` is SCAN's array, of `split` or of the ids beside it; any other file is an HDF5
+    store, virtual or not; a folder holds one or the other (with `split`: the array of that split).
+
+    Raises:
+        InputError: there is nothing of the kind, or it is damaged or inconsistent.
+        UsageError: a folder holds both a store and arrays.
+    """
+    source = Path(source)
+    if not source.is_dir():
+        return ScanFeatures(source, split) if source.suffix == ".npy" else FeatureStore(source)
+    has_store, arrays = (source / STORE_NAME).is_file(), any(source.glob(f"*{ARRAY_ENDING}"))
+    if has_store and arrays:
+        raise UsageError(f"{source}: holds both {STORE_NAME} and *{ARRAY_ENDING}; name the one that is meant")
+    if has_store:
+        return FeatureStore(source / STORE_NAME)
+    return ScanFolder(source) if split is None else ScanFeatures(source / f"{split.name}{ARRAY_ENDING}", split)
+
+
+def _open_array(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: not a NumPy array file: {error}") from None
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: an archive of arrays, expected one array")
+    if array.ndim != 3 or array.dtype.kind != "f":
+        raise InputError(
+            f"{path}: expected floats of shape (images, regions, dim), found {array.dtype} {array.shape}"
+        )
+    return array
+
+
+def _first_rows(path: Path, split: Split, rows: int) -> np.ndarray:
+    """(images,) int64: the row of each image of the split in an array of so many rows."""
+    images, captions = len(split.image_ids), len(split.captions)
+    if rows not in (images, captions):
+        raise InputError(f"{path}: holds {rows} images; split {split.name} has {images} (or {captions} captions)")
+    if rows == images:
+        return np.arange(images)
+    return np.unique(split.caption_images, return_index=True)[1]
+
+
+def _ids_beside(path: Path, rows: int) -> tuple[list[str], np.ndarray]:
+    """The distinct ids of `{split}_ids.txt` beside an array and the first row of each."""
+    ids_file = path.with_name(path.name.removesuffix(".npy").removesuffix("_ims") + "_ids.txt")
+    ids = read_ids(ids_file)
+    first: dict[str, int] = {}
+    for line, image_id in enumerate(ids):
+        first.setdefault(image_id, line)
+    if rows == len(first):
+        return list(first), np.arange(rows)
+    if rows == len(ids):
+        return list(first), np.array(list(first.values()), dtype=np.int64)
+    if rows == 5 * len(ids) == 5 * len(first):
+        return ids, 5 * np.arange(len(ids))
+    raise InputError(f"{path}: holds {rows} images; {ids_file.name} names {len(first)} in {len(ids)} lines")

@@ -1,0 +1,190 @@
+"""The region heads of bottom-up attention: res5 per region, class and box predictions, and attributes.
+
+Shapes: R regions of all images of a batch, D channels of res5, C object classes, A attributes.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.modeling.backbone import ResNet
+from detectron2.modeling.backbone.resnet import BottleneckBlock
+from detectron2.modeling.roi_heads import Res5ROIHeads
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import nn
+
+from extract.detector.boxes import CaffeBoxTransform
+
+GROUP = 4 * 1024 * 14 * 14
+"""Numbers that go through res5 together on a CPU: of four regions of the published networks, which fit a cache."""
+
+
+@dataclass(frozen=True)
+class RegionOutputs:
+    """What the heads say of regions.
+
+    Attributes:
+        features: (R, D) mean of res5 over each region.
+        class_logits: (R, C + 1), background last.
+        box_deltas: (R, 4 C), or (R, 4) where the box layer knows no classes, in its own box coding.
+        attribute_probabilities: (R, A), without "none".
+    """
+
+    features: torch.Tensor
+    class_logits: torch.Tensor
+    box_deltas: torch.Tensor
+    attribute_probabilities: torch.Tensor
+
+
+class AttributePredictor(FastRCNNOutputLayers):
+    """Detectron2's class and box layers, and the attribute layers of Anderson et al. (2018).
+
+    An attribute is predicted from the region's feature and an embedding of its class: the true class in
+    training, the most probable one (background included) otherwise. Layer names are those of airsplay's and
+    Hugging Face's checkpoints.
+    """
+
+    @configurable
+    def __init__(
+        self, input_shape: ShapeSpec, *, num_attributes: int, none: str, attribute_weight: float, **kwargs: Any
+    ):
+        """Build the layers.
+
+        Args:
+            input_shape: channels of a region's feature.
+            num_attributes: A, which does not count "none".
+            none: what becomes of the attribute "none", the last output: `dropped` before the softmax
+                (airsplay, Hugging Face), `counted` in the softmax and then left out (Caffe), or `absent` from
+                the layer (MILVLG's Detectron2-trained files).
+            attribute_weight: scales the loss.
+            kwargs: of Detectron2's layers.
+        """
+        super().__init__(input_shape, **kwargs)
+        dim = input_shape.channels
+        self.num_attributes, self.none = num_attributes, none
+        self.attribute_weight = attribute_weight
+        self.cls_embedding = nn.Embedding(self.num_classes + 1, dim // 8)
+        self.fc_attr = nn.Linear(dim + dim // 8, dim // 4)
+        self.attr_score = nn.Linear(dim // 4, num_attributes + (none != "absent"))
+        nn.init.normal_(self.cls_embedding.weight, std=0.01)
+        nn.init.normal_(self.attr_score.weight, std=0.01)
+        nn.init.zeros_(self.attr_score.bias)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Translate the config into the arguments of `__init__`."""
+        arguments = super().from_config(cfg, input_shape)
+        if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "CaffeRPN":
+            arguments["box2box_transform"] = CaffeBoxTransform(cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS)
+        arguments["num_attributes"] = cfg.MODEL.ROI_ATTRIBUTE_HEAD.NUM_ATTRIBUTES
+        arguments["none"] = cfg.MODEL.ROI_ATTRIBUTE_HEAD.NONE
+        arguments["attribute_weight"] = cfg.MODEL.ROI_ATTRIBUTE_HEAD.LOSS_WEIGHT
+        return arguments
+
+    def attribute_logits(self, features: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        """Score the attributes of regions of the given classes: (R, D), (R,) -> (R, A), or A + 1, "none" last."""
+        joint = torch.cat([features, self.cls_embedding(classes)], dim=1)
+        return self.attr_score(F.relu(self.fc_attr(joint)))
+
+    def attribute_probabilities(self, features: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        """(R, A) probabilities without "none", which had a share of them where it is counted."""
+        logits = self.attribute_logits(features, classes).float()
+        if self.none == "counted":
+            return logits.softmax(dim=1)[:, : self.num_attributes]
+        return logits[:, : self.num_attributes].softmax(dim=1)
+
+    def attribute_loss(self, features: torch.Tensor, proposals: list[Instances]) -> torch.Tensor:
+        """Cross-entropy averaged over an object's attributes, then over the objects that have any."""
+        classes = torch.cat([p.gt_classes for p in proposals])
+        targets = torch.cat(
+            [p.gt_attributes if p.has("gt_attributes") else self._no_attributes(p) for p in proposals]
+        )
+        labelled = (classes >= 0) & (classes < self.num_classes) & (targets.sum(dim=1) > 0)
+        if not labelled.any():
+            # keeps every parameter in the graph, as distributed training needs
+            return self.attribute_logits(features, classes.clamp(0, self.num_classes)).sum() * 0
+        logits = self.attribute_logits(features[labelled], classes[labelled])[:, : self.num_attributes]
+        shares = targets[labelled] / targets[labelled].sum(dim=1, keepdim=True)
+        return self.attribute_weight * F.cross_entropy(logits, shares)
+
+    def _no_attributes(self, proposals: Instances) -> torch.Tensor:
+        return torch.zeros(len(proposals), self.num_attributes, device=proposals.gt_classes.device)
+
+
+@ROI_HEADS_REGISTRY.register()
+class BUTDROIHeads(Res5ROIHeads):
+    """Detectron2's C4 heads with attributes, and with Caffe's undecimated res5 where the config asks for it."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Translate the config into the arguments of `__init__`."""
+        arguments = super().from_config(cfg, input_shape)
+        dim = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS * 8
+        arguments["box_predictor"] = AttributePredictor(cfg, ShapeSpec(channels=dim, height=1, width=1))
+        return arguments
+
+    @classmethod
+    def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Module, int]:
+        if cfg.MODEL.RESNETS.RES5_DILATION == 1:
+            return super()._build_res5_block(cfg)
+        resnet = cfg.MODEL.RESNETS
+        out_channels = resnet.RES2_OUT_CHANNELS * 8
+        blocks = ResNet.make_stage(
+            BottleneckBlock,
+            3,
+            stride_per_block=[1, 1, 1],  # dilation takes the place of the stride: the map stays 14 x 14
+            in_channels=out_channels // 2,
+            bottleneck_channels=resnet.NUM_GROUPS * resnet.WIDTH_PER_GROUP * 8,
+            out_channels=out_channels,
+            num_groups=resnet.NUM_GROUPS,
+            norm=resnet.NORM,
+            stride_in_1x1=resnet.STRIDE_IN_1X1,
+            dilation=resnet.RES5_DILATION,
+        )
+        return nn.Sequential(*blocks), out_channels
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, torch.Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
+        """See Detectron2's `ROIHeads.forward`; training adds `loss_attribute`."""
+        if not self.training:
+            return super().forward(images, features, proposals, targets)
+        assert targets is not None
+        proposals = self.label_and_sample_proposals(proposals, targets)
+        pooled = self._pooled(features, [p.proposal_boxes for p in proposals])
+        losses = self.box_predictor.losses(self.box_predictor(pooled), proposals)
+        losses["loss_attribute"] = self.box_predictor.attribute_loss(pooled, proposals)
+        return [], losses
+
+    def describe(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> RegionOutputs:
+        """Features and predictions of given boxes (an entry per image), all images' regions in one row."""
+        pooled = self._pooled_in_groups(features, boxes)
+        class_logits, box_deltas = (output.float() for output in self.box_predictor(pooled))
+        attributes = self.box_predictor.attribute_probabilities(pooled, class_logits.argmax(dim=1))
+        return RegionOutputs(pooled, class_logits, box_deltas, attributes)
+
+    def _pooled_in_groups(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
+        first = features[self.in_features[0]]
+        if first.device.type != "cpu":
+            return self._pooled(features, boxes)
+        regions = max(1, GROUP // (first.shape[1] * math.prod(self.pooler.output_size)))
+        means = []
+        for image, of_image in enumerate(boxes):
+            maps = {name: features[name][image : image + 1] for name in self.in_features}
+            means += [self._pooled(maps, [Boxes(group)]) for group in of_image.tensor.split(regions)]
+        return torch.cat(means)
+
+    def _pooled(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
+        # pooled in float32: torchvision's RoIPool takes boxes and maps of one type, and boxes are float32
+        maps = self._shared_roi_transform([features[name].float() for name in self.in_features], boxes)
+        return maps.mean(dim=[2, 3], dtype=torch.float32)

@@ -1,0 +1,217 @@
+"""Training the detector, by Detectron2's own trainer, data loading, schedule and checkpoints."""
+
+import itertools
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import detectron2.utils.comm as comm
+import torch
+import torch.multiprocessing as mp
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_train_loader
+from detectron2.data.samplers import TrainingSampler
+from detectron2.engine import DefaultTrainer, HookBase, launch
+from detectron2.modeling.backbone.resnet import BottleneckBlock
+from detectron2.solver import build_optimizer
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.logger import setup_logger
+from torch import nn
+from torch.multiprocessing.spawn import ProcessExitedException
+from torch.nn.parallel import DistributedDataParallel
+
+# Imported for what they register with Detectron2.
+import extract.detector.network  # noqa: F401
+from data_tools.console import Progress
+from data_tools.errors import InputError, UsageError
+from data_tools.files import read_text, replace_file
+from extract.config import is_caffe, with_values
+from extract.training.data import AttributeMapper, DetectionSplit, check_labels, load_detection_split
+from extract.weights.initial import place_initial_weights
+
+FINAL_WEIGHTS = "model_final.pth"
+INITIAL_WEIGHTS = "initial_weights.json"
+
+
+class DetectorTrainer(DefaultTrainer):
+    """Detectron2's trainer on a list of dataset dicts with attributes."""
+
+    def __init__(self, cfg: CfgNode, records: list[dict[str, Any]]) -> None:
+        self._records = records  # the base class asks for its loader while it is being built
+        super().__init__(cfg)
+        self._records = []  # the loader has its own copy, packed
+
+    def build_train_loader(self, cfg: CfgNode) -> Any:
+        """Endless batches of `SOLVER.IMS_PER_BATCH` images in an order that follows from `SEED`."""
+        return build_detection_train_loader(
+            self._records,
+            mapper=AttributeMapper(cfg),
+            sampler=TrainingSampler(len(self._records), seed=max(cfg.SEED, 0)),
+            total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+        )
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Detectron2's model; `ZERO_INIT_RESIDUAL` silences each residual branch at the start.
+
+        Deep narrow networks with batch norm learn much faster so (Goyal et al. 2017, section 5.1).
+        """
+        model = super().build_model(cfg)
+        if cfg.MODEL.RESNETS.ZERO_INIT_RESIDUAL:
+            for block in model.modules():
+                if isinstance(block, BottleneckBlock):
+                    nn.init.zeros_(block.conv3.norm.weight)
+        return model.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """SGD as Detectron2 builds it, or AdamW with the same parameter groups."""
+        if cfg.SOLVER.OPTIMIZER == "SGD":
+            return build_optimizer(cfg, model)
+        groups = get_default_optimizer_params(model, base_lr=cfg.SOLVER.BASE_LR, weight_decay_norm=0.0)
+        adam = torch.optim.AdamW(groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+        return maybe_add_gradient_clipping(cfg, adam)
+
+    def build_writers(self) -> list[EventWriter]:
+        """Metrics as JSON lines and for TensorBoard; the console has a progress bar."""
+        folder = Path(self.cfg.OUTPUT_DIR)
+        return [JSONWriter(str(folder / "metrics.json")), TensorboardXWriter(str(folder))]
+
+
+class ProgressHook(HookBase):
+    """Shows iterations, the loss and its parts' sum on the console."""
+
+    def before_train(self) -> None:
+        """Open the bar."""
+        trainer = self.trainer
+        self._bar = Progress("train detector", trainer.max_iter, "iterations", trainer.start_iter)
+        self._bar.__enter__()
+
+    def after_step(self) -> None:
+        """Advance the bar."""
+        loss = self.trainer.storage.history("total_loss").latest()
+        self._bar.advance(note=f"loss {loss:.3f}")
+
+    def after_train(self) -> None:
+        """Close the bar."""
+        self._bar.__exit__(None, None, None)
+
+
+def train_detector(
+    cfg: CfgNode, split: DetectionSplit, out: Path, resume: bool = False, weights: Path | None = None
+) -> Path:
+    """Train a detector; returns the file of its final weights.
+
+    Args:
+        cfg: the whole recipe; `cfg.MODEL.DEVICE` is where it runs.
+        split: the training images.
+        out: the run folder: configuration, checkpoints, metrics, log.
+        resume: go on from the last checkpoint there.
+        weights: the file that a new run starts from; see `extract/weights/initial.py`.
+
+    Raises:
+        UsageError: the folder holds a run and `resume` is not given, or the reverse; or the configuration is
+            of Caffe's network, which only describes images.
+        InputError: the configuration does not fit the data or the weights, or an image cannot be read.
+    """
+    if is_caffe(cfg):
+        raise UsageError("a network with Caffe's box arithmetic is not trained here; use vg_r101 or the like")
+    check_labels(cfg, split)
+    begun = (out / "last_checkpoint").is_file()
+    if begun and not resume:
+        raise UsageError(f"{out}: holds a run; --resume goes on with it")
+    if resume and not begun:
+        raise UsageError(f"{out}: holds no checkpoint to resume from")
+    cfg = with_values(cfg, output=str(out))
+    if resume:
+        _refuse_changes(out / "config.yaml", cfg)
+    comm.synchronize()  # nobody writes before all have looked
+    out.mkdir(parents=True, exist_ok=True)
+    _log_to_file(out)
+    if comm.is_main_process():
+        (out / "config.yaml").write_text(cfg.dump())
+    seed_all_rng(max(cfg.SEED, 0) + comm.get_rank())
+    trainer = DetectorTrainer(cfg, split.records)
+    if weights is not None and not resume:
+        _start_from(weights, trainer.model, out)
+    if comm.is_main_process():
+        trainer.register_hooks([ProgressHook()])
+    trainer.resume_or_load(resume=resume)
+    try:
+        trainer.train()
+    except InputError as error:
+        raise _as_one_line(error) from None
+    return out / FINAL_WEIGHTS
+
+
+def train_on_gpus(gpus: int, cfg: CfgNode, data: Path, out: Path, resume: bool, weights: Path | None) -> Path:
+    """Train on `DATA/annotations/train.json` with a process a GPU, by Detectron2's launch.
+
+    Args:
+        gpus: how many; `SOLVER.IMS_PER_BATCH` images are divided among them.
+        data: the data set's folder.
+
+    See `train_detector` for the others, for what is returned and for what is raised.
+    """
+    if cfg.SOLVER.IMS_PER_BATCH % gpus:
+        raise UsageError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which --gpus {gpus} does not divide"
+        )
+    complaints = mp.get_context("spawn").SimpleQueue()
+    arguments = (complaints, cfg, data, out, resume, weights)
+    try:
+        launch(_train_in_process, gpus, dist_url="auto", args=arguments)
+    except ProcessExitedException:
+        if complaints.empty():
+            raise
+        kind, message = complaints.get()
+        raise kind(message) from None
+    return out / FINAL_WEIGHTS
+
+
+def _train_in_process(
+    complaints: Any, cfg: CfgNode, data: Path, out: Path, resume: bool, weights: Path | None
+) -> None:
+    """The part of one process: what a user can mend comes back to the command as its kind and its line."""
+    try:
+        train_detector(cfg, load_detection_split(data, "train"), out, resume, weights)
+    except (InputError, UsageError) as error:
+        complaints.put((type(error), str(error)))
+        raise SystemExit(1) from None
+
+
+def _start_from(weights: Path, model: nn.Module, out: Path) -> None:
+    network = model.module if isinstance(model, DistributedDataParallel) else model
+    placed = place_initial_weights(network, weights)
+    if comm.is_main_process():
+        replace_file(out / INITIAL_WEIGHTS, f"{json.dumps(placed.as_json(), indent=2)}\n".encode())
+
+
+def _as_one_line(error: InputError) -> InputError:
+    """The error itself, where it comes from a loader's worker with a traceback around it."""
+    return InputError(str(error).strip().splitlines()[-1].split(f"{InputError.__name__}: ", 1)[-1])
+
+
+def _refuse_changes(stored: Path, cfg: CfgNode) -> None:
+    """Raise `InputError` where a run was begun with another configuration; its device and place may differ."""
+    old, new = (
+        [line for line in text.splitlines() if not line.startswith(("  DEVICE: ", "OUTPUT_DIR: "))]
+        for text in (read_text(stored), cfg.dump())
+    )
+    for mine, other in itertools.zip_longest(old, new, fillvalue="(nothing)"):
+        if mine != other:
+            raise InputError(
+                f"{stored}: a resumed run keeps its configuration; it has {mine.strip()}, not {other.strip()}"
+            )
+
+
+def _log_to_file(out: Path) -> None:
+    """Send Detectron2's log to `OUT/log.txt` alone: the console belongs to the progress bar."""
+    for name in ("detectron2", "fvcore"):
+        logger = setup_logger(str(out), distributed_rank=comm.get_rank(), name=name)
+        for handler in [h for h in logger.handlers if type(h) is logging.StreamHandler]:
+            logger.removeHandler(handler)

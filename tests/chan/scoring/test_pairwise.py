@@ -1,0 +1,235 @@
+"""Scores and their gradients against loops over pairs, in float64, written from the paper's formulas.
+
+The loop takes one image and one caption at a time, as plain matrices, and autograd's derivative of it.
+"""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from chan.packing import Packed, pack
+from chan.scoring import hard_assignment
+from chan.scoring import pairwise as scoring
+from chan.scoring.hard_assignment import best_keys
+from chan.scoring.pairwise import CODINGS, Scoring, pairwise_scores
+
+POOLINGS = ["max", "mean", "sum", "softmax", "lse"]
+ALPHA, BETA = 0.3, 0.2
+LENGTHS = {  # regions of each image, words of each caption
+    "ragged": ([3, 1, 5, 3], [2, 7, 1, 4, 2]),
+    "even": ([4, 4, 4], [3, 3, 3]),
+    "one of each": ([1], [1]),
+    "one image": ([6], [5, 1]),
+    "one caption": ([2, 3], [4]),
+    "10 to 100 regions": ([10, 100, 37], [1, 12, 5]),
+}
+
+
+def sequences(lengths: list[int], seed: int, dim: int = 6) -> list[np.ndarray]:
+    random = np.random.default_rng(seed)
+    rows = [random.standard_normal((length, dim)) for length in lengths]
+    return [row / np.linalg.norm(row, axis=1, keepdims=True) for row in rows]
+
+
+def packed(arrays: list[np.ndarray]) -> Packed:
+    whole = pack([torch.from_numpy(array) for array in arrays])
+    return whole.with_rows(whole.rows.requires_grad_())
+
+
+def _number(value: Tensor) -> float:
+    return value.detach().item()
+
+
+def coded(image: Tensor, caption: Tensor, coding: str) -> list[Tensor]:
+    """The values of one pair, before pooling: one for each word (vha, t2i) or region (tha, vsa)."""
+    values = []
+    if coding == "vha":
+        for word in caption:
+            values.append(max((region @ word for region in image), key=_number))
+    elif coding == "tha":
+        for region in image:
+            values.append(max((region @ word for word in caption), key=_number))
+    elif coding == "vsa":
+        for region in image:
+            weights = [torch.exp((region @ word) / ALPHA) for word in caption]
+            attended = sum(w * word for w, word in zip(weights, caption, strict=True)) / sum(weights)
+            values.append((region @ attended) / torch.sqrt(attended @ attended))
+    else:
+        table = [[region @ word for word in caption] for region in image]
+        table = [[s if s > 0 else 0.1 * s for s in row] for row in table]
+        norms = [torch.sqrt(sum(s * s for s in row)) for row in table]
+        table = [[s / norm for s in row] for row, norm in zip(table, norms, strict=True)]
+        for place, word in enumerate(caption):
+            weights = [torch.exp(9 * row[place]) for row in table]
+            attended = sum(w * region for w, region in zip(weights, image, strict=True)) / sum(weights)
+            values.append((word @ attended) / torch.sqrt((attended @ attended) * (word @ word)))
+    return values
+
+
+def pooled(values: list[Tensor], pooling: str) -> Tensor:
+    if pooling == "max":
+        return max(values, key=_number)
+    if pooling in ("mean", "sum"):
+        return sum(values) / (len(values) if pooling == "mean" else 1)
+    weights = [torch.exp(value / BETA) for value in values]
+    if pooling == "lse":
+        return torch.log(sum(weights))
+    return sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+
+
+def by_hand(images: list[np.ndarray], captions: list[np.ndarray], upstream: np.ndarray, how: tuple[str, str]):
+    """Scores, and the gradients of sum(upstream * scores) by regions and words."""
+    regions = [torch.from_numpy(image).requires_grad_() for image in images]
+    words = [torch.from_numpy(caption).requires_grad_() for caption in captions]
+    scores = torch.stack([torch.stack([pooled(coded(i, c, how[0]), how[1]) for c in words]) for i in regions])
+    scores.backward(torch.from_numpy(upstream))
+    return scores.detach(), torch.cat([i.grad for i in regions]), torch.cat([c.grad for c in words])
+
+
+def packed_scores(images: Packed, captions: Packed, **options: object) -> Tensor:
+    return pairwise_scores(images.rows, images.offsets, captions.rows, captions.offsets, **options)
+
+
+@pytest.mark.parametrize(("coding", "pooling"), list(itertools.product(CODINGS, POOLINGS)))
+@pytest.mark.parametrize("case", LENGTHS)
+def test_scores_and_gradients(coding: str, pooling: str, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, captions = (sequences(lengths, seed) for seed, lengths in enumerate(LENGTHS[case]))
+    upstream = np.random.default_rng(2).standard_normal((len(images), len(captions)))
+    upstream[upstream < -0.8] = 0  # a hinge gives many exact zeros, which the backward pass skips
+    expected, by_region, by_word = by_hand(images, captions, upstream, (coding, pooling))
+    options = {"coding": coding, "pooling": pooling, "alpha": ALPHA, "beta": BETA}
+    for tile in (1, 30, 1 << 20):
+        monkeypatch.setattr(hard_assignment, "SIMILARITIES", tile)
+        monkeypatch.setattr(hard_assignment, "QUERIES", max(1, tile // 10))
+        monkeypatch.setattr(scoring, "SOFT_SIMILARITIES", tile)
+        monkeypatch.setattr(scoring, "REGIONS", tile)
+        monkeypatch.setattr(scoring, "CAPTIONS", max(1, tile // 15))
+        regions, words = packed(images), packed(captions)
+        scores = packed_scores(regions, words, **options)
+        scores.backward(torch.from_numpy(upstream))
+        torch.testing.assert_close(scores.detach(), expected, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(regions.rows.grad, by_region, rtol=1e-8, atol=1e-9)
+        torch.testing.assert_close(words.rows.grad, by_word, rtol=1e-8, atol=1e-9)
+        with torch.no_grad():
+            torch.testing.assert_close(packed_scores(regions, words, **options), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_gradient_of_zero_is_zero(coding: str) -> None:
+    regions, words = packed(sequences([2, 3], 0)), packed(sequences([4, 1], 1))
+    packed_scores(regions, words, coding=coding).mul(0).sum().backward()
+    assert not regions.rows.grad.any()
+    assert not words.rows.grad.any()
+
+
+def test_winners_are_positions_within_the_image() -> None:
+    images, captions = sequences([3, 1, 4], 0), sequences([2, 5], 1)
+    best, winner = best_keys(torch.from_numpy(np.concatenate(captions)), packed(images))
+    for column, image in enumerate(images):
+        similarity = np.concatenate(captions) @ image.T
+        np.testing.assert_array_equal(winner[:, column], similarity.argmax(1))
+        np.testing.assert_allclose(best[:, column].detach(), similarity.max(1), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("coding", "precision"), list(itertools.product(CODINGS, ["bfloat16", "float16"])))
+def test_half_precision_products(coding: str, precision: str) -> None:
+    """Scores move by the rounding of the products, 2^-8 or 2^-11; all else, and the gradient, stays float32."""
+    images, captions = packed(sequences([9, 4, 20], 4, dim=64)), packed(sequences([5, 3, 8], 5, dim=64))
+    sides = [side.with_rows(side.rows.detach().float().requires_grad_()) for side in (images, captions)]
+    options = {"coding": coding, "pooling": "mean", "alpha": ALPHA}
+    scores = packed_scores(*sides, **options, precision=precision)
+    exact = packed_scores(images, captions, **options)
+    assert scores.dtype == torch.float32
+    bound = 0.02 if precision == "bfloat16" else 0.003
+    assert (scores - exact).abs().max() < bound
+    assert (scores != exact.float()).any()
+    scores.sum().backward()
+    exact.sum().backward()
+    for side, precise in zip(sides, (images, captions), strict=True):
+        assert side.rows.grad.dtype == torch.float32
+        relative = (side.rows.grad - precise.rows.grad).norm() / precise.rows.grad.norm()
+        assert relative < 0.4  # where two similarities round to the same number, another key wins
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_inputs_are_not_written_into(coding: str) -> None:
+    images, captions = packed(sequences([3, 1], 0)), packed(sequences([2, 2], 1))
+    before = images.rows.detach().clone(), captions.rows.detach().clone()
+    for pooling in POOLINGS:
+        packed_scores(images, captions, coding=coding, pooling=pooling).sum().backward()
+    assert torch.equal(images.rows, before[0])
+    assert torch.equal(captions.rows, before[1])
+
+
+def test_negative_similarities_beat_nothing_that_is_not_there() -> None:
+    """An image whose regions all point away from a word scores below 0, whatever its neighbours have."""
+    word = torch.tensor([[1.0, 0.0]])
+    images = pack([-word, torch.cat([-word, torch.tensor([[-0.6, 0.8]]), torch.tensor([[-0.8, 0.6]])])])
+    scores = packed_scores(images, pack([word]), pooling="sum")
+    torch.testing.assert_close(scores, torch.tensor([[-1.0], [-0.6]]))
+
+
+def test_a_similarity_of_minus_one_is_a_value_like_any_other() -> None:
+    """The published code takes -1 for padding, and so loses regions opposite to every word."""
+    word = torch.tensor([[1.0, 0.0]])
+    scores = packed_scores(pack([torch.cat([-word, word])]), pack([word]), coding="tha", pooling="mean")
+    torch.testing.assert_close(scores, torch.tensor([[0.0]]))
+
+
+@pytest.mark.parametrize("coding", ["vha", "tha"])
+def test_hard_assignment_keeps_only_winners(coding: str) -> None:
+    """No tensor that autograd saves, for all pairs, grows with regions times words."""
+    images, captions = packed(sequences([30] * 8, 0)), packed(sequences([20] * 9, 1))
+    sizes = []
+
+    def saved(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
+        packed_scores(images, captions, coding=coding)
+    values = 8 * 9 * (20 if coding == "vha" else 30)
+    assert max(sizes) == max(values, 30 * 8 * 6)
+
+
+@pytest.mark.parametrize("coding", ["vsa", "t2i"])
+def test_soft_codings_keep_nothing_but_their_inputs(coding: str) -> None:
+    images, captions = packed(sequences([30] * 8, 0)), packed(sequences([20] * 9, 1))
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()), lambda _: None):
+        packed_scores(images, captions, coding=coding)
+    assert sum(sizes) <= 2 * (30 * 8 + 20 * 9) * 6
+
+
+def test_the_settings_of_a_model_are_the_functions() -> None:
+    images, captions = packed(sequences([3, 1, 4], 0)), packed(sequences([2, 5], 1))
+    found = Scoring("vsa", "softmax", ALPHA, BETA)(images, captions)
+    options = {"coding": "vsa", "pooling": "softmax", "alpha": ALPHA, "beta": BETA}
+    assert torch.equal(found, packed_scores(images, captions, **options))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"coding": "xyz"}, "coding 'xyz': expected one of vha, tha"),
+        ({"pooling": "median"}, "pooling 'median'"),
+        ({"precision": "int8"}, "precision 'int8'"),
+        ({"region_offsets": torch.tensor([0, 2, 2])}, "region_offsets must rise from 0 to 2, by at least 1"),
+        ({"word_offsets": torch.tensor([0, 4])}, "word_offsets must rise from 0 to 3"),
+        ({"words": torch.ones(3, 5)}, r"words \(3, 5\): they must have one width"),
+    ],
+)
+def test_wrong_arguments(change: dict[str, object], message: str) -> None:
+    arguments = {
+        "regions": torch.eye(3)[:2],
+        "region_offsets": torch.tensor([0, 2]),
+        "words": torch.eye(3),
+        "word_offsets": torch.tensor([0, 3]),
+    }
+    assert math.isfinite(pairwise_scores(**arguments).item())
+    with pytest.raises(ValueError, match=message):
+        pairwise_scores(**{**arguments, **change})

@@ -1,0 +1,93 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_tools.checks.inspection import as_text, describe, draw_image, region_labels, statistics
+from data_tools.detection.labels import Labels
+from data_tools.errors import InputError
+from data_tools.images.drawing import COLOURS
+from data_tools.store.reading import Block, FeatureStore, StoreShape, write_store
+
+
+def store_of(path, block, provenance=None):
+    write_store(path, [block], StoreShape.of([block]), provenance or {"selection": "all\nof them"})
+    return FeatureStore(path)
+
+
+@pytest.fixture
+def block(make_block):
+    made = make_block(["a", "b", "c"], [2, 0, 3], dim=5)
+    made.image_sizes[:] = [[30, 40], [50, 60], [70, 80]]
+    made.regions["boxes"][0] = [4, 5, 20, 25]
+    return made
+
+
+def test_statistics_are_those_of_all_numbers(tmp_path, block):
+    features = block.regions["features"]
+    features[0] = 0
+    features[1, 0] = np.nan
+    found = statistics(store_of(tmp_path / "f.h5", block), None)
+    finite = features[[0, 2, 3, 4]].astype(np.float64)
+    assert (found.images, found.not_finite, found.all_zero) == (3, 1, 1)
+    assert found.mean == pytest.approx(np.mean(finite))
+    assert found.deviation == pytest.approx(np.std(finite))
+    assert (found.least, found.most) == (finite.min(), finite.max())
+    assert found.zeros == 5 / 20
+    assert found.norm == pytest.approx(np.mean([np.sqrt(sum(x * x for x in row)) for row in finite.tolist()]))
+    assert statistics(FeatureStore(tmp_path / "f.h5"), 2).images == 2
+
+
+def test_the_description_names_everything(tmp_path, block):
+    text = as_text(describe(store_of(tmp_path / "f.h5", block)))
+    for words in ("region-features 1", "3 images, 5 regions (0 to 3 an image", "features", "5 x 5", "float32",
+                  "all ... (2 lines)", "a: 2 regions of 40 x 30 pixels", "b: 0 regions", "no region"):  # fmt: skip
+        assert words in text
+    empty = Block([], np.empty(0, np.int64), {"features": np.empty((0, 4), np.float32)})
+    assert "0 images, 0 regions" in as_text(describe(store_of(tmp_path / "e.h5", empty, {"a": "b"})))
+
+
+def test_labels_are_names_where_they_are_known(tmp_path, block):
+    block.regions["class_ids"][:] = [0, 1, 9, 0, 0]
+    block.regions["attribute_ids"][:] = [1, 0, 0, 0, 0]
+    block.regions["class_scores"][:] = 0.25
+    names = {"class_names": "cat\nblack dog", "attribute_names": "old\nnew"}
+    store = store_of(tmp_path / "f.h5", block, names)
+    assert region_labels(store, 0) == ["new cat 0.25", "old black dog 0.25"]
+    assert region_labels(store, 2)[0] == "old class 9 0.25"
+    assert region_labels(store, 0, Labels(["x"], ["y"]))[0] == "attribute 1 x 0.25"
+    store = store_of(tmp_path / "g.h5", block)
+    assert region_labels(store, 0)[1] == "attribute 0 class 1 0.25"
+    bare = dataclasses.replace(block, regions={"features": block.regions["features"]})
+    assert region_labels(store_of(tmp_path / "h.h5", bare), 0) == ["region 0", "region 1"]
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_boxes_are_drawn_on_the_picture_of_the_id(tmp_path, block, mapped):
+    store, images = store_of(tmp_path / "f.h5", block), tmp_path / "images"
+    (images / "x").mkdir(parents=True)
+    file = "x/one.png" if mapped else "x/a.png"
+    if mapped:
+        (tmp_path / "id_mapping.json").write_text('{"a": "x/one.png"}')
+    Image.new("RGB", (40, 30), (9, 9, 9)).save(images / file)
+    drawn = np.asarray(draw_image(store, "a", images))
+    assert drawn.shape == (480, 640, 3)
+    assert (drawn[5 * 16 : 25 * 16, 4 * 16] == COLOURS[0]).all(axis=-1).sum() > 200
+    Image.new("RGB", (41, 30)).save(images / file)
+    with pytest.raises(InputError, match=r"is 41 x 30 pixels; .* was made from one of 40 x 30"):
+        draw_image(store, "a", images)
+    (images / file).write_bytes(b"no picture")
+    with pytest.raises(InputError, match="cannot be read: not a picture"):
+        draw_image(store, "a", images)
+    (images / file).unlink()
+    with pytest.raises(InputError, match=r"no such file|found no file of image a"):
+        draw_image(store, "a", images)
+    with pytest.raises(InputError, match="no features of image z"):
+        draw_image(store, "z", images)
+
+
+def test_a_store_without_boxes_cannot_be_drawn(tmp_path, block):
+    bare = dataclasses.replace(block, regions={"features": block.regions["features"]})
+    with pytest.raises(InputError, match="holds no boxes to draw"):
+        draw_image(store_of(tmp_path / "f.h5", bare), "a", tmp_path)

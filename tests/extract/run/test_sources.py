@@ -1,0 +1,104 @@
+import json
+
+import pytest
+
+from data_tools.errors import InputError
+from extract.run.sources import SourceImage, find_sources
+
+
+def find_images(*arguments):
+    return find_sources(*arguments).images
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_an_id_mapping_beside_the_folder_gives_ids_and_order(tmp_path):
+    touch(tmp_path, "images/b.jpg", "images/a.jpg", "images/unlisted.jpg")
+    (tmp_path / "id_mapping.json").write_text(json.dumps({"9": "b.jpg", "2": "a.jpg"}))
+    assert find_images(tmp_path / "images") == [SourceImage("9", "b.jpg"), SourceImage("2", "a.jpg")]
+
+
+def test_without_a_mapping_file_names_are_ids_and_folders_are_searched(tmp_path):
+    touch(tmp_path, "pictures/b/two.PNG", "pictures/a/one.jpg", "pictures/notes.txt", "pictures/three.webp")
+    assert find_images(tmp_path / "pictures") == [
+        SourceImage("one", "a/one.jpg"),
+        SourceImage("two", "b/two.PNG"),
+        SourceImage("three", "three.webp"),
+    ]
+
+
+def test_of_two_files_with_one_id_the_first_is_read(tmp_path):
+    touch(tmp_path, "pictures/a/x.jpg", "pictures/b/x.jpg", "pictures/x.png")
+    found = find_images(tmp_path / "pictures")
+    assert [image.problem for image in found] == [None, *["its id is taken by a/x.jpg"] * 2]
+
+
+def test_a_mapping_can_lie_elsewhere(tmp_path):
+    touch(tmp_path, "images/a.jpg")
+    (tmp_path / "other.json").write_text('{"7": "a.jpg"}')
+    assert find_images(tmp_path / "images", tmp_path / "other.json") == [SourceImage("7", "a.jpg")]
+
+
+def test_stores_and_folders_are_no_pictures(tmp_path):
+    touch(tmp_path, "pictures/a.jpg", "pictures/features.h5", "pictures/features.h5.parts/part-000000.h5")
+    (tmp_path / "pictures" / "album.jpg").mkdir()
+    assert [image.file for image in find_images(tmp_path / "pictures")] == ["a.jpg"]
+
+
+def test_a_name_that_cannot_be_an_id_is_reported(tmp_path):
+    touch(tmp_path, "pictures/a\nb.jpg", "pictures/c.jpg")
+    broken, whole = find_images(tmp_path / "pictures")
+    assert (broken.image_id, broken.problem is None) == ("'a\\nb'", False)
+    assert whole == SourceImage("c", "c.jpg")
+
+
+def test_nothing_to_read_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        find_images(tmp_path / "absent")
+    touch(tmp_path, "pictures/notes.txt")
+    with pytest.raises(InputError, match="found no picture"):
+        find_images(tmp_path / "pictures")
+
+
+def test_a_list_of_pictures_with_and_without_ids(tmp_path):
+    touch(tmp_path, "pictures/a.jpg", "pictures/b.jpg")
+    (tmp_path / "list.txt").write_text(f"pictures/a.jpg\n\n17\tpictures/b.jpg\n{tmp_path}/pictures/a.jpg\n")
+    sources = find_sources(tmp_path / "list.txt")
+    assert sources.folder == tmp_path
+    assert sources.images == [
+        SourceImage("a", "pictures/a.jpg"),
+        SourceImage("17", "pictures/b.jpg"),
+        SourceImage("a", f"{tmp_path}/pictures/a.jpg", "its id is taken by pictures/a.jpg"),
+    ]
+
+
+def test_a_split_limits_a_run_and_reports_ids_that_are_not_there(tmp_path):
+    touch(tmp_path, "pictures/a.jpg", "pictures/b.jpg", "pictures/c.jpg")
+    (tmp_path / "dev_ids.txt").write_text("c\nc\nc\nmissing\na\n")
+    found = find_sources(tmp_path / "pictures", None, tmp_path / "dev_ids.txt").images
+    assert [image.image_id for image in found] == ["c", "missing", "a"]
+    assert [image.problem for image in found] == [None, "its id in dev_ids.txt is not among the images", None]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "holds no line"), ("1\ta.jpg\tb", "1: expected a picture"), ("1\t\ta.jpg", "1: expected a picture")],
+)
+def test_a_malformed_list_is_one_line(tmp_path, text, message):
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(InputError, match=message):
+        find_sources(tmp_path / "list.txt")
+
+
+def test_an_empty_split_and_a_repeated_id_are_errors(tmp_path):
+    touch(tmp_path, "images/a.jpg")
+    (tmp_path / "ids.txt").write_text("\n")
+    with pytest.raises(InputError, match="holds no id"):
+        find_sources(tmp_path / "images", None, tmp_path / "ids.txt")
+    (tmp_path / "id_mapping.json").write_text('{"7": "a.jpg", "8": "a.jpg", "7": "a.jpg"}')
+    with pytest.raises(InputError, match="the key '7' is there twice"):
+        find_sources(tmp_path / "images")

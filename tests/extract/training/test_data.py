@@ -1,0 +1,78 @@
+import json
+
+import pytest
+import torch
+
+from data_tools.errors import InputError
+from extract.config import load_config
+from extract.training.data import AttributeMapper, check_labels, load_detection_split
+
+
+def test_scenes_become_dataset_dicts(scenes):
+    split = load_detection_split(scenes, "test")
+    written = json.loads((scenes / "annotations" / "test.json").read_text())
+    assert split.classes == written["classes"]
+    assert len(split.records) == 3
+    for record, source in zip(split.records, written["images"], strict=True):
+        assert record["file_name"] == str(scenes / "images" / source["file_name"])
+        assert [a["bbox"] for a in record["annotations"]] == [a["bbox"] for a in source["annotations"]]
+
+
+def test_the_mapper_keeps_each_objects_attributes_beside_its_box(scenes, scenes_config):
+    record = load_detection_split(scenes, "train").records[0]
+    mapped = AttributeMapper(scenes_config)(record)
+    instances = mapped["instances"]
+    assert mapped["image"].shape[0] == 3
+    flipped = not torch.allclose(
+        instances.gt_boxes.tensor[:, 0] * 160 / mapped["image"].shape[2],
+        torch.tensor([a["bbox"][0] for a in record["annotations"]]),
+        atol=0.5,
+    )
+    scale = mapped["image"].shape[2] / 160
+    for row, annotation in enumerate(record["annotations"]):
+        x1, y1, x2, y2 = annotation["bbox"]
+        expected = torch.tensor([160 - x2, y1, 160 - x1, y2] if flipped else [x1, y1, x2, y2]) * scale
+        torch.testing.assert_close(instances.gt_boxes.tensor[row], expected, atol=0.01, rtol=0)
+        assert instances.gt_attributes[row].nonzero().flatten().tolist() == annotation["attribute_ids"]
+        assert instances.gt_classes[row] == annotation["category_id"]
+
+
+def broken(scenes, tmp_path, change):
+    document = json.loads((scenes / "annotations" / "test.json").read_text())
+    change(document)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "images").symlink_to(scenes / "images")
+    (tmp_path / "annotations" / "test.json").write_text(json.dumps(document))
+    return tmp_path
+
+
+def annotation(document):
+    return document["images"][1]["annotations"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("classes"), "the key 'classes' is missing"),
+        (lambda d: d["images"].clear(), "holds no image"),
+        (lambda d: annotation(d).pop("bbox"), "the key 'bbox' is missing"),
+        (lambda d: annotation(d).update(bbox=[5, 5, 5, 9]), "is not x1 y1 x2 y2"),
+        (lambda d: annotation(d).update(bbox="wide"), "could not convert"),
+        (lambda d: annotation(d).update(bbox=[1, float("nan"), 5, 9]), "is not x1 y1 x2 y2"),
+        (lambda d: annotation(d).update(attribute_ids=[0.5]), r"attribute_ids \[0.5\] of 13"),
+        (lambda d: d["images"][0].update(file_name="/etc/passwd"), "file_name /etc/passwd is no file in"),
+        (lambda d: d["images"][0].update(file_name="absent.jpg"), "file_name absent.jpg is no file in"),
+        (lambda d: annotation(d).update(category_id=4), "category_id 4 of 4 classes"),
+        (lambda d: annotation(d).update(attribute_ids=[1, 13]), r"attribute_ids \[1, 13\] of 13"),
+    ],
+)
+def test_malformed_annotations_are_refused(scenes, tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        load_detection_split(broken(scenes, tmp_path, change), "test")
+
+
+def test_the_configuration_must_have_the_datas_classes(scenes, scenes_config):
+    split = load_detection_split(scenes, "test")
+    check_labels(scenes_config, split)
+    with pytest.raises(InputError, match="NUM_CLASSES is 1600 and the data set has 4: circle, square"):
+        check_labels(load_config("butd_r101_airsplay"), split)
