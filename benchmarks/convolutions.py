@@ -27,8 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.extraction import make_plausible, synchronise
 from benchmarks.recording import record
 from data_tools.devices import resolve_device
+from extract.build import build_detector
 from extract.config import is_caffe, load_config
-from extract.detector.detector import Detector, build_detector
+from extract.detector.detector import Detector
 from extract.detector.precision import Precision
 from extract.detector.resizing import Geometry
 from extract.regions.selection import build_selection

@@ -31,7 +31,7 @@ from chan.evaluation import evaluate as evaluation
 from chan.evaluation.recall import BlockScorer
 from chan.model.chan import build_model
 from chan.packing import Packed
-from chan.text.tokenizers import VocabularyReader
+from chan.text.tokenizers import VocabularyTokenizer
 from data_tools.captions.vocabulary import Vocabulary
 
 PART = 4096  # words and regions of the timed part of the product
@@ -53,7 +53,7 @@ COLUMNS = {
 def measure(data: Path, images: int, device: torch.device, precision: str) -> dict[str, Any]:
     """Evaluate the split `test` of `data` and take the times."""
     opened = open_split(data, "test", None)
-    reader = VocabularyReader(Vocabulary.build(opened.split.captions, threshold=1))
+    reader = VocabularyTokenizer(Vocabulary.build(opened.split.captions, threshold=1))
     torch.manual_seed(0)
     model = build_model(ModelConfig(), opened.features.dim, reader, pretrained=False).to(device)
     start = time.perf_counter()

@@ -28,12 +28,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.recording import record
 from data_tools.devices import resolve_device
+from extract.build import build_detector
 from extract.config import load_config
 from extract.detector.boxes import ending_one_later
-from extract.detector.detector import Detector, build_detector
+from extract.detector.detector import Detector
 from extract.detector.precision import Precision
 from extract.detector.resizing import Geometry
-from extract.regions.selection import per_class_nms
+from extract.regions.nms import per_class_nms
 from extract.run.images import read_image
 from extract.run.sources import find_sources
 
@@ -129,9 +130,9 @@ def feature_errors(exact: Detector, others: list[Detector], pictures: list[Path]
         height, width = geometry.original
         corners = torch.tensor([[x, y] for x in (0.0, 0.2, 0.4) for y in (0.0, 0.25, 0.5)])
         boxes = torch.cat([corners, corners + 0.5], dim=1) * torch.tensor([width, height] * 2)
-        [reference] = exact.describe_boxes([image], [geometry], [boxes])
+        [reference] = exact.predict_boxes([image], [geometry], [boxes])
         for other in others:
-            [rough] = other.describe_boxes([image], [geometry], [boxes])
+            [rough] = other.predict_boxes([image], [geometry], [boxes])
             difference = (rough.features - reference.features).norm(dim=1)
             errors[other.precision.value].append(difference / reference.features.norm(dim=1))
     return {

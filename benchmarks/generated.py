@@ -5,8 +5,8 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-
-from data_tools.store.reading import Block, StoreShape, write_store
+from data_tools.store.schema import Block, StoreSchema
+from data_tools.store.writing import write_store
 
 CAPTIONS = 5  # of an image
 LENGTHS = (8, 14)  # fewest and most words of a caption: COCO's have 10.5 on average
@@ -32,7 +32,7 @@ def write_data(folder: Path, splits: Mapping[str, int], regions: int, dim: int) 
         captions = (_caption(random) for _ in range(CAPTIONS * images))
         (precomp / f"{name}_caps.txt").write_text("".join(f"{caption}\n" for caption in captions))
     images = sum(splits.values())
-    shape = StoreShape(images, images * regions, dim, "<f2", (), False, len(str(images)))
+    shape = StoreSchema(images, images * regions, dim, "<f2", (), False, len(str(images)))
     write_store(precomp / "features.h5", _blocks(images, regions, dim, random), shape, {"selection": "random"})
     return folder
 

@@ -51,7 +51,7 @@ def maxima(problem: Problem, kind: torch.dtype) -> Callable[[], None]:
 
     def search() -> None:
         for piece in words.split(16 * PIECE):
-            hard_assignment.best_similarities(piece, regions)
+            hard_assignment.max_similarities(piece, regions)
 
     return search
 

@@ -25,10 +25,12 @@ from typing import Any
 
 import h5py
 import numpy as np
+from data_tools.store.schema import Block, StoreSchema
+from data_tools.store.writing import write_store
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.recording import record
-from data_tools.store.reading import Block, FeatureStore, StoreShape, write_store
+from data_tools.store.reading import FeatureStore
 
 REGIONS, DIM = 36, 2048
 TARGET = 0.8  # of the memory map's images a second
@@ -86,7 +88,7 @@ def write(path: Path, images: int) -> None:
             features = rng.standard_normal((number * REGIONS, DIM), dtype=np.float32).astype(np.float16)
             yield Block(ids, np.full(number, REGIONS), {"features": features})
 
-    shape = StoreShape(images, images * REGIONS, DIM, "<f2", (), False, 8)
+    shape = StoreSchema(images, images * REGIONS, DIM, "<f2", (), False, 8)
     write_store(path, blocks(), shape, {"selection": "random"})
 
 

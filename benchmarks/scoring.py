@@ -23,7 +23,7 @@ from benchmarks.recording import record
 from benchmarks.timing import interleaved
 from chan.evaluation.recall import measure
 from chan.packing import Packed, offsets_of
-from chan.scoring.hard_assignment import best_similarities
+from chan.scoring.hard_assignment import max_similarities
 from chan.scoring.pairwise import CODINGS, pairwise_scores
 
 POOLINGS = ("lse", "max", "mean", "sum", "softmax")
@@ -103,7 +103,7 @@ def forward_times(problem: Problem, precision: str, repeats: int) -> dict[str, A
             **also,
             "published formulas, float32": lambda: published_scores(images, captions),
             "maxima, words first, fresh memory": lambda: words_first(problem, kind),
-            "maxima, as here": lambda: best_similarities(problem.captions.rows, problem.images, kind),
+            "maxima, as here": lambda: max_similarities(problem.captions.rows, problem.images, kind),
             "here": lambda: problem.scores(precision),
         },
         repeats,

@@ -31,7 +31,7 @@ from chan.packing import Packed, pack
 from chan.scoring.pairwise import Scoring
 from chan.training.losses import contrastive
 from chan.training.optimizer import make_optimizer
-from chan.training.step import Stepper, make_scaler
+from chan.training.step import TrainingStep, make_scaler
 
 VOCABULARY, WORD_DIM = 8000, 300
 VERSIONS = ("packed", "published")
@@ -53,20 +53,20 @@ def make_batch(sizes: argparse.Namespace) -> Batch:
     return Batch(images, captions, torch.arange(sizes.pairs))
 
 
-def make_stepper(sizes: argparse.Namespace, device: torch.device) -> Stepper:
+def build_step(sizes: argparse.Namespace, device: torch.device) -> TrainingStep:
     """The recipe's model and optimizer."""
     torch.manual_seed(0)
     text = BiGRUEncoder(VOCABULARY, WORD_DIM, sizes.dim)
     model = Chan(ImageEncoder(sizes.features, sizes.dim, "selfattention"), text, Scoring()).to(device).train()
     optimizer = make_optimizer(model, 5e-4, 0.1, 0.01)
-    return Stepper(model, optimizer, make_scaler(sizes.precision, device), device, sizes.precision)
+    return TrainingStep(model, optimizer, make_scaler(sizes.precision, device), device, sizes.precision)
 
 
-class Published(Stepper):
+class Published(TrainingStep):
     """The same step with padded tensors and the formulas written down as they stand in the paper."""
 
     def gradients(self, batch: Batch, criterion: Any, seed: int) -> Tensor:
-        """As in `Stepper`, with a tensor of images x captions x regions x words."""
+        """As in `TrainingStep`, with a tensor of images x captions x regions x words."""
         kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         with torch.autocast(self.device.type, dtype=kind, enabled=kind is not None):
             images, regions = self._images(batch.images)
@@ -94,9 +94,9 @@ class Published(Stepper):
         return nn.functional.normalize((forwards + backwards) / 2, dim=2), valid
 
 
-def make(version: str, sizes: argparse.Namespace, device: torch.device) -> Stepper:
+def make(version: str, sizes: argparse.Namespace, device: torch.device) -> TrainingStep:
     """A stepper of one of `VERSIONS`."""
-    stepper = make_stepper(sizes, device)
+    stepper = build_step(sizes, device)
     if version == "published":
         stepper.__class__ = Published
     return stepper

@@ -28,6 +28,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from data_tools.store.schema import Block, StoreSchema
+from data_tools.store.writing import write_store
 from torch import Tensor
 
 from benchmarks.recording import record
@@ -37,10 +39,9 @@ from chan.data.feature_cache import make_cache
 from chan.data.splits import open_split
 from chan.packing import Packed
 from chan.training.distributed import Ranks
-from chan.training.loop import make_criterion, make_reader, make_stepper
-from chan.training.step import Criterion, Stepper
+from chan.training.loop import build_step, make_criterion, make_reader
+from chan.training.step import Criterion, TrainingStep
 from data_tools.captions.vocabulary import SPECIAL, Vocabulary
-from data_tools.store.reading import Block, StoreShape, write_store
 
 RECIPES = {"coco_bigru": 11_353, "f30k_bigru": 8_481, "coco_bert": 30_522, "f30k_bert": 30_522}
 """The recipes and the sizes of their vocabularies."""
@@ -79,7 +80,7 @@ class Watch:
             self._last = now
 
 
-class WatchedStepper(Stepper):
+class WatchedStepper(TrainingStep):
     """A stepper that tells a watch where it is."""
 
     watch: Watch
@@ -91,7 +92,7 @@ class WatchedStepper(Stepper):
         return found
 
     def gradients(self, batch: Batch, criterion: Criterion, seed: int) -> Tensor:
-        """As in `Stepper`."""
+        """As in `TrainingStep`."""
 
         def watched(scores: Tensor, negatives: Tensor) -> Tensor:
             loss = criterion(scores, negatives)
@@ -103,7 +104,7 @@ class WatchedStepper(Stepper):
         return loss
 
     def take(self, batch: Batch, criterion: Criterion, seed: int) -> Tensor:
-        """As in `Stepper`."""
+        """As in `TrainingStep`."""
         self.watch.mark("data")
         loss = super().take(batch, criterion, seed)
         self.watch.mark("clip, optimiser")
@@ -129,7 +130,7 @@ def write_data(folder: Path, images: int) -> dict[str, Path]:
             ids, counts = [str(first + n) for n in range(len(part))], np.full(len(part), REGIONS)
             yield Block(ids, counts, {"features": part.reshape(-1, FEATURES)})
 
-    write_store(store, blocks(), StoreShape(images, images * REGIONS, FEATURES, "<f2", (), False, 8), {})
+    write_store(store, blocks(), StoreSchema(images, images * REGIONS, FEATURES, "<f2", (), False, 8), {})
     mapped.flush()
     return {"device": store, "mmap": store, "npy": array}
 
@@ -171,7 +172,7 @@ class Training:
         self.config = recipe_config(recipe, folder, options)
         self.config.model.image.dim = FEATURES
         self.reader = make_reader(self.config, folder, [])
-        made = make_stepper(self.config, self.reader, self.device, Ranks(), pretrained=False)
+        made = build_step(self.config, self.reader, self.device, Ranks(), pretrained=False)
         self.stepper = WatchedStepper(**{f.name: getattr(made, f.name) for f in fields(made) if f.init})
         self.stepper.model.train()
         self.criterion = make_criterion(self.config.loss, self.config.loss.warmup_epochs)  # hardest negatives
@@ -183,7 +184,7 @@ class Training:
         data, train = self.config.data, self.config.train
         starts = None if cache is None else cache.starts
         pairs = TrainingPairs(
-            opened, self.reader, data.region_keep, data.token_change, train.seed, cache_starts=starts
+            opened, self.reader, data.region_keep_prob, data.token_change_prob, train.seed, cache_starts=starts
         )
         for epoch in count():
             steps = epoch_order(len(pairs), train.batch_size, train.seed, epoch)

@@ -70,7 +70,7 @@ def train(
     changes = [*(overrides or []), *([] if seed is None else [f"train.seed={seed}"])]
     chosen = _resumed_config(out, config, changes) if resume else _new_config(config, changes)
     done = training.train(out, chosen, data, features, resolve_device(device), resume)
-    if not distributed.is_first():
+    if not distributed.is_main_process():
         return
     if as_json:
         document = {"run": str(out), "epochs": done.epoch, "steps": done.step}

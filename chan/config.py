@@ -74,8 +74,8 @@ class DataConfig:
 
     vocab: str | None = None  # SCAN's vocabulary file (bigru); null looks beside the data, then builds one
     cache: CacheName = CacheName.auto  # where training features lie: a mapped file, memory, or the device
-    region_keep: float = 0.8  # probability that a region stays in a training step
-    token_change: float = 0.2  # probability that a word is masked, replaced or removed in a training step
+    region_keep_prob: float = 0.8  # probability that a region stays in a training step
+    token_change_prob: float = 0.2  # probability that a word is masked, replaced or removed in a training step
     workers: int = 0  # processes that read and augment; 0 reads in the training process
 
 
@@ -93,7 +93,9 @@ class TrainConfig:
     weight_decay: float = 0.01  # of AdamW
     clip: float = 2.0  # largest norm of the gradient
     precision: PrecisionName = PrecisionName.fp32  # of matrix products; bf16 and fp16 keep weights in fp32
-    accumulate: int = 1  # parts in which the encoders take a step's pairs; negatives are those of the whole step
+    grad_cache_chunks: int = (
+        1  # parts in which the encoders take a step's pairs; negatives are those of the whole step
+    )
     patience: int | None = None  # epochs without a better dev rsum after which training stops; null: never
     seed: int = 2022  # of the initial weights, the order and the augmentation
 
@@ -121,8 +123,8 @@ _RANGES: dict[str, Rule] = {
     "loss.margin": _NOT_NEGATIVE,
     "loss.temperature": _POSITIVE,
     "loss.warmup_epochs": _NOT_NEGATIVE,
-    "data.region_keep": _PROBABILITY,
-    "data.token_change": _PROBABILITY,
+    "data.region_keep_prob": _PROBABILITY,
+    "data.token_change_prob": _PROBABILITY,
     "data.workers": _NOT_NEGATIVE,
     "train.epochs": _POSITIVE,
     "train.batch_size": (lambda value: value > 1, "2 or more, since a pair needs another for a negative"),
@@ -132,7 +134,7 @@ _RANGES: dict[str, Rule] = {
     "train.text_lr_factor": _NOT_NEGATIVE,
     "train.weight_decay": _NOT_NEGATIVE,
     "train.clip": _POSITIVE,
-    "train.accumulate": _POSITIVE,
+    "train.grad_cache_chunks": _POSITIVE,
     "train.patience": (lambda value: value is None or value > 0, "null or above 0"),
     "train.seed": _NOT_NEGATIVE,
 }

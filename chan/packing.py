@@ -101,7 +101,7 @@ def join(parts: Sequence[Packed]) -> Packed:
 
 
 @dataclass(frozen=True)
-class EqualRun:
+class EqualLengthRun:
     """Consecutive sequences of one length: `count` of them from sequence `first` and row `first_row`."""
 
     length: int
@@ -120,11 +120,11 @@ class EqualRun:
         return slice(self.first, self.first + self.count)
 
 
-def equal_runs(offsets: Tensor) -> list[EqualRun]:
+def equal_length_runs(offsets: Tensor) -> list[EqualLengthRun]:
     """Cut sequences into runs of equal length; sorted by length there is one run for each length."""
     runs, first, first_row = [], 0, 0
     for length, group in groupby(offsets.diff().tolist()):
         count = len(list(group))
-        runs.append(EqualRun(length, count, first, first_row))
+        runs.append(EqualLengthRun(length, count, first, first_row))
         first, first_row = first + count, first_row + count * length
     return runs

@@ -61,12 +61,12 @@ def splits(
     An image with more captions than --captions keeps the first of them, one with fewer keeps what it has, one
     without any is left out; all are counted.
     """
-    from data_tools.captions.collection import refuse_missing_files, write_split_files
+    from data_tools.captions.collection import check_files_exist, write_split_files
     from data_tools.captions.sources import Cut, id_lists, read_captioned_images
 
     found = read_captioned_images(sources, Cut(id_lists(ids or []), dev, test, seed))
     if images:
-        refuse_missing_files(found, images)
+        check_files_exist(found, images)
     written = write_split_files(found, out, sources[0], captions)
     if as_json:
         print_json({name: asdict(summary) for name, summary in written.items()})

@@ -6,7 +6,7 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_tools.errors import InputError
@@ -20,18 +20,18 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: {_reason(error)}") from None
 
 
-def read_json(path: Path, refuse_repeats: bool = False) -> Any:
+def read_json(path: Path, unique_keys: bool = False) -> Any:
     """The JSON document in `path`; `InputError` names the line where it is malformed.
 
-    With `refuse_repeats` a key that stands twice in an object is an error too; else the last one counts.
+    With `unique_keys` a key that stands twice in an object is an error too; else the last one counts.
     """
     try:
-        return json.loads(read_text(path), object_pairs_hook=_without_repeats if refuse_repeats else None)
+        return json.loads(read_text(path), object_pairs_hook=_unique_keys if unique_keys else None)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON: {error}") from None
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) < len(pairs):
         counts = Counter(name for name, _ in pairs)
@@ -42,6 +42,16 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:
     return "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else (error.strerror or str(error))
+
+
+def is_inside(name: str) -> bool:
+    """Whether a path that somebody wrote into a file is relative and stays in the folder that it starts from.
+
+    >>> is_inside("train2014/1.jpg"), is_inside("../1.jpg"), is_inside("/etc/passwd"), is_inside("")
+    (True, False, False, False)
+    """
+    path = PurePosixPath(name)
+    return path.parts != () and not path.is_absolute() and ".." not in path.parts
 
 
 @contextmanager

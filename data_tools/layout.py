@@ -70,7 +70,7 @@ def load_id_mapping(path: Path) -> dict[str, str]:
         InputError: the file is absent, no JSON object of strings, has an id twice, or names a file outside
             the folder.
     """
-    document = read_json(path, refuse_repeats=True)
+    document = read_json(path, unique_keys=True)
     if not isinstance(document, dict) or not document:
         raise InputError(f'{path}: expected an object {{"id": "file", ...}} with at least one entry')
     for image_id, file in document.items():

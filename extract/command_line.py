@@ -238,7 +238,7 @@ def train(
     from extract.config import load_config, with_values
     from extract.training.data import load_detection_split
     from extract.training.trainer import INITIAL_WEIGHTS, train_detector, train_on_gpus
-    from extract.weights.placing import find_weights
+    from extract.weights.locating import find_weights
 
     require_gpus(gpus, device)
     cfg = with_values(load_config(config), device=str(resolve_device(device)), seed=seed)
@@ -291,11 +291,11 @@ def evaluate(
     """Score a detector: average precision of its boxes and attributes, as Anderson et al. count them."""
     require_detectron2()
     from data_tools.devices import resolve_device
+    from extract.build import build_detector
     from extract.config import load_config
-    from extract.detector.detector import build_detector
     from extract.training.data import check_labels, load_detection_split
     from extract.training.evaluation import evaluate_detector
-    from extract.weights.placing import find_weights
+    from extract.weights.locating import find_weights
 
     cfg = load_config(config)
     annotated = load_detection_split(data, split)
@@ -327,8 +327,8 @@ def show(
     require_detectron2()
     from data_tools.devices import resolve_device
     from data_tools.files import replacing
+    from extract.build import build_detector
     from extract.config import is_caffe, labels_of, load_config, with_values
-    from extract.detector.detector import build_detector
     from extract.regions.selection import build_selection
     from extract.run.plan import resolve_weights
     from extract.run.showing import show_image

@@ -17,7 +17,7 @@ from chan.data.augmentation import changed_words, generator, kept_regions
 from chan.data.feature_cache import FeatureCache
 from chan.data.splits import FeatureSplit, read_captions
 from chan.packing import Packed, offsets_of
-from chan.text.tokenizers import CaptionReader
+from chan.text.tokenizers import CaptionTokenizer
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class TrainingPairs(Dataset[Batch]):
     Args:
         opened: the split.
         reader: makes ids of its captions.
-        region_keep: probability that a region stays.
-        token_change: probability that a word changes.
+        region_keep_prob: probability that a region stays.
+        token_change_prob: probability that a word changes.
         seed: with the epoch and the caption it decides what the augmentation does.
         cache_starts: where each image's regions begin in a feature cache; None reads them from their file.
     """
@@ -68,15 +68,15 @@ class TrainingPairs(Dataset[Batch]):
     def __init__(
         self,
         opened: FeatureSplit,
-        reader: CaptionReader,
-        region_keep: float,
-        token_change: float,
+        reader: CaptionTokenizer,
+        region_keep_prob: float,
+        token_change_prob: float,
         seed: int,
         cache_starts: np.ndarray | None = None,
     ) -> None:
         self.opened, self.reader, self.words = opened, reader, read_captions(opened, reader)
         self.counts, self.cache_starts = opened.features.counts[opened.rows], cache_starts
-        self.region_keep, self.token_change, self.seed = region_keep, token_change, seed
+        self.region_keep_prob, self.token_change_prob, self.seed = region_keep_prob, token_change_prob, seed
         self.epoch = 0
         self._block: np.ndarray | None = None  # what the images of a batch are read into, again and again
 
@@ -90,7 +90,7 @@ class TrainingPairs(Dataset[Batch]):
         kept, ids = [], []
         for caption, regions in zip(captions, self.counts[images].tolist(), strict=True):
             random = generator(self.seed, self.epoch, caption)
-            kept.append(kept_regions(regions, self.region_keep, random))
+            kept.append(kept_regions(regions, self.region_keep_prob, random))
             ids.append(self._ids(caption, random))
         rows = torch.from_numpy(self._rows(images, kept))
         words = torch.tensor(list(chain.from_iterable(ids)))
@@ -100,7 +100,9 @@ class TrainingPairs(Dataset[Batch]):
 
     def _ids(self, caption: int, random: np.random.Generator) -> list[int]:
         reader = self.reader
-        words = changed_words(self.words.caption(caption), self.token_change, reader.mask, reader.size, random)
+        words = changed_words(
+            self.words.caption(caption), self.token_change_prob, reader.mask, reader.size, random
+        )
         return [*reader.prefix, *words, *reader.suffix]
 
     def _rows(self, images: np.ndarray, kept: list[np.ndarray]) -> np.ndarray:

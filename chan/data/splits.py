@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from chan.packing import Packed, offsets_of, pack
-from chan.text.tokenizers import CaptionReader, WordIds, read_words
+from chan.text.tokenizers import CaptionTokenizer, WordIds, read_words
 from data_tools.captions.splits import Split, load_split
 from data_tools.errors import InputError
 from data_tools.layout import feature_source, precomp_folder
@@ -80,17 +80,17 @@ def image_batch(opened: FeatureSplit, images: np.ndarray) -> Packed:
     return Packed(torch.from_numpy(opened.gather(images)), offsets_of(torch.from_numpy(opened.counts[images])))
 
 
-def caption_batch(words: WordIds, reader: CaptionReader, captions: np.ndarray) -> Packed:
+def caption_batch(words: WordIds, reader: CaptionTokenizer, captions: np.ndarray) -> Packed:
     """The ids, (W,) int64, of these captions (n,), none of them changed."""
     own = (chain.from_iterable(words.caption(index)) for index in captions)
     return pack([torch.tensor([*reader.prefix, *ids, *reader.suffix]) for ids in own])
 
 
-def caption_lengths(words: WordIds, reader: CaptionReader) -> np.ndarray:
+def caption_lengths(words: WordIds, reader: CaptionTokenizer) -> np.ndarray:
     """(C,) int64: the ids that `caption_batch` gives each caption."""
     return np.diff(words.word_offsets[words.caption_offsets]) + len(reader.prefix) + len(reader.suffix)
 
 
-def read_captions(opened: FeatureSplit, reader: CaptionReader) -> WordIds:
+def read_captions(opened: FeatureSplit, reader: CaptionTokenizer) -> WordIds:
     """The ids of the split's captions."""
     return read_words(reader, opened.split.captions)

@@ -18,7 +18,7 @@ from chan.evaluation.intervals import Intervals, bootstrap
 from chan.evaluation.recall import BlockScorer, Ranking, RetrievalRecall
 from chan.model.chan import Chan
 from chan.packing import Packed, offsets_of, rows_of, to_device
-from chan.text.tokenizers import CaptionReader
+from chan.text.tokenizers import CaptionTokenizer
 from data_tools.captions.splits import Split
 from data_tools.console import Progress
 from data_tools.errors import InputError, UsageError
@@ -30,7 +30,7 @@ Encoder = Callable[[Packed], Packed]
 
 @torch.inference_mode()
 def encode(
-    model: Chan, opened: FeatureSplit, reader: CaptionReader, device: torch.device
+    model: Chan, opened: FeatureSplit, reader: CaptionTokenizer, device: torch.device
 ) -> tuple[Packed, Packed]:
     """The embeddings, on `device`, of a split's regions (R, D) and words (W, D), in the split's order."""
     model.eval()
@@ -68,7 +68,7 @@ def score(model: Chan, regions: Packed, words: Packed, precision: str = "float32
 
 
 @torch.inference_mode()
-def measure(model: Chan, opened: FeatureSplit, reader: CaptionReader, device: torch.device) -> RetrievalRecall:
+def measure(model: Chan, opened: FeatureSplit, reader: CaptionTokenizer, device: torch.device) -> RetrievalRecall:
     """Recall of a model on a whole split, without a score matrix."""
     scorer = of_embeddings(model, *encode(model, opened, reader, device))
     return recall.rank(scorer, len(opened.split.image_ids), torch.from_numpy(opened.split.caption_images)).recall()

@@ -14,7 +14,7 @@ from chan.model.text_encoders import BertEncoder, BiGRUEncoder
 from chan.packing import Packed
 from chan.scoring.pairwise import Scoring
 from chan.text.bert import load_bert
-from chan.text.tokenizers import BertReader, CaptionReader, VocabularyReader
+from chan.text.tokenizers import BertTokenizer, CaptionTokenizer, VocabularyTokenizer
 from chan.text.word_vectors import start_with_word_vectors
 
 
@@ -37,7 +37,7 @@ class Chan(nn.Module):
 
 
 def build_model(
-    config: ModelConfig, feature_dim: int, reader: CaptionReader, pretrained: bool, say: bool = True
+    config: ModelConfig, feature_dim: int, reader: CaptionTokenizer, pretrained: bool, say: bool = True
 ) -> Chan:
     """The model of a configuration, for features of `feature_dim` numbers and the ids of `reader`.
 
@@ -46,10 +46,10 @@ def build_model(
     """
     image_encoder = ImageEncoder(feature_dim, config.dim, config.image.encoder.value, config.image.normalise)
     text_encoder: BiGRUEncoder | BertEncoder
-    if isinstance(reader, BertReader):
+    if isinstance(reader, BertTokenizer):
         text_encoder = BertEncoder(load_bert(reader.source, pretrained), config.dim, config.text.normalise)
     else:
-        assert isinstance(reader, VocabularyReader)
+        assert isinstance(reader, VocabularyTokenizer)
         text_encoder = BiGRUEncoder(reader.size, config.text.word_dim, config.dim, config.text.normalise)
         if pretrained and config.text.word_vectors is not None:
             found = start_with_word_vectors(

@@ -16,7 +16,7 @@ from chan.evaluation.evaluate import encode
 from chan.model.chan import Chan
 from chan.packing import Packed
 from chan.scoring.hard_assignment import best_keys
-from chan.text.tokenizers import CaptionReader
+from chan.text.tokenizers import CaptionTokenizer
 from data_tools.errors import InputError
 from data_tools.layout import images_folder, load_id_mapping
 
@@ -73,7 +73,7 @@ def image_files(data: Path, opened: FeatureSplit) -> list[Path]:
 
 @torch.inference_mode()
 def explain(
-    model: Chan, opened: FeatureSplit, reader: CaptionReader, files: list[Path], device: torch.device
+    model: Chan, opened: FeatureSplit, reader: CaptionTokenizer, files: list[Path], device: torch.device
 ) -> list[Explanation]:
     """Explain eight captions, evenly spaced over the split, or all of a smaller one.
 

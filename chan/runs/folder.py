@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from chan.config import Config, TextEncoderName, read_config, save_config
 from chan.data.splits import FeatureSplit
 from chan.model.chan import Chan, build_model
-from chan.text.tokenizers import BertReader, CaptionReader, VocabularyReader
+from chan.text.tokenizers import BertTokenizer, CaptionTokenizer, VocabularyTokenizer
 from data_tools.captions.vocabulary import Vocabulary
 from data_tools.errors import InputError, UsageError
 from data_tools.files import read_json, replace_file, replacing
@@ -34,7 +34,7 @@ BEST, LAST = "best.safetensors", "last.safetensors"
 
 
 @dataclass
-class Progressed:
+class TrainProgress:
     """How far a run is."""
 
     epoch: int = 0  # finished epochs
@@ -44,13 +44,13 @@ class Progressed:
     best_epoch: int = -1  # the epoch, counted from 0, that has it
 
 
-def start_run(folder: Path, config: Config, reader: CaptionReader, provenance: dict[str, str]) -> None:
+def start_run(folder: Path, config: Config, reader: CaptionTokenizer, provenance: dict[str, str]) -> None:
     """Make the folder of a new run, for features made as `provenance` says.
 
     Raises:
         UsageError: the folder already holds a run.
     """
-    refuse_existing(folder)
+    check_new_run(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -60,7 +60,7 @@ def start_run(folder: Path, config: Config, reader: CaptionReader, provenance: d
     save_config(config, folder / CONFIG)  # last: where it lies there is a run
 
 
-def refuse_existing(folder: Path) -> None:
+def check_new_run(folder: Path) -> None:
     """`UsageError` where `folder` already holds a run."""
     if (folder / CONFIG).exists():
         raise UsageError(f"{folder}: holds a run already; continue it with --resume or choose another --out")
@@ -79,10 +79,10 @@ def check_provenance(folder: Path, opened: FeatureSplit) -> None:
     trained = read_json(path) if path.is_file() else {}
     if not isinstance(trained, dict):
         raise InputError(f"{path}: expected an object of names and values")
-    refuse_other_features(trained, f"the run {folder}", opened)
+    check_same_features(trained, f"the run {folder}", opened)
 
 
-def refuse_other_features(expected: dict[str, str], whose: str, opened: FeatureSplit) -> None:
+def check_same_features(expected: dict[str, str], whose: str, opened: FeatureSplit) -> None:
     """`InputError` where the split's features have other weights or another selection than `whose`."""
     for key, name in (("weights_sha256", "weights"), ("selection", "selection")):
         ours, theirs = opened.features.provenance.get(key), expected.get(key)
@@ -104,14 +104,14 @@ def keep_config(folder: Path, config: Config) -> None:
     save_config(config, folder / CONFIG)
 
 
-def load_reader(folder: Path, config: Config) -> CaptionReader:
+def load_reader(folder: Path, config: Config) -> CaptionTokenizer:
     """What turns captions into ids in this run."""
     if config.model.text.encoder is TextEncoderName.bert:
-        return BertReader(str(folder / "bert"))
-    return VocabularyReader(Vocabulary.load(folder / "vocab.json"))
+        return BertTokenizer(str(folder / "bert"))
+    return VocabularyTokenizer(Vocabulary.load(folder / "vocab.json"))
 
 
-def load_best_model(folder: Path, device: torch.device) -> tuple[Chan, int, CaptionReader]:
+def load_best_model(folder: Path, device: torch.device) -> tuple[Chan, int, CaptionTokenizer]:
     """The model of a run with its best weights, on `device`; its feature dimension; its caption reader.
 
     Raises:
@@ -138,7 +138,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Learning:
+class TrainState:
     """What changes from step to step."""
 
     model: nn.Module
@@ -146,7 +146,7 @@ class Learning:
     scaler: torch.amp.GradScaler
 
 
-def save_epoch(folder: Path, learning: Learning, progressed: Progressed) -> None:
+def save_epoch(folder: Path, learning: TrainState, progressed: TrainProgress) -> None:
     """Write an epoch's weights and state.
 
     Each file is written whole or not at all, and the state, alone enough to resume, last: a crash between
@@ -159,7 +159,7 @@ def save_epoch(folder: Path, learning: Learning, progressed: Progressed) -> None
     save_state(folder, learning, progressed)
 
 
-def save_state(folder: Path, learning: Learning, progressed: Progressed) -> None:
+def save_state(folder: Path, learning: TrainState, progressed: TrainProgress) -> None:
     """Write what a resumed run needs; a new run has it before its first step."""
     state = {
         "model": learning.model.state_dict(),
@@ -171,7 +171,7 @@ def save_state(folder: Path, learning: Learning, progressed: Progressed) -> None
         torch.save(state, temporary)
 
 
-def load_state(folder: Path, learning: Learning) -> Progressed:
+def load_state(folder: Path, learning: TrainState) -> TrainProgress:
     """Put the last saved state into the model, the optimizer and the scaler.
 
     Raises:
@@ -185,7 +185,7 @@ def load_state(folder: Path, learning: Learning) -> Progressed:
         learning.model.load_state_dict(state["model"])
         learning.optimizer.load_state_dict(state["optimizer"])
         learning.scaler.load_state_dict(state["scaler"])
-        return Progressed(**state["progressed"])
+        return TrainProgress(**state["progressed"])
     except (
         OSError,
         EOFError,

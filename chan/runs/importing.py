@@ -18,7 +18,7 @@ from torch import Tensor
 from chan.config import Config, TextEncoderName, override
 from chan.model.chan import build_model
 from chan.runs import folder as runs
-from chan.text.tokenizers import BertReader, CaptionReader, VocabularyReader
+from chan.text.tokenizers import BertTokenizer, CaptionTokenizer, VocabularyTokenizer
 from data_tools.captions.vocabulary import Vocabulary
 from data_tools.errors import InputError, UsageError
 
@@ -68,7 +68,7 @@ def import_checkpoint(path: Path, vocab: Path | None, bert: str | None, folder: 
         InputError: the file is no such checkpoint, holds what it should not, or its parts do not fit.
         UsageError: `vocab` or `bert` is missing or out of place, or the folder holds a run.
     """
-    runs.refuse_existing(folder)
+    runs.check_new_run(folder)
     checkpoint = read_checkpoint(path)
     config = config_of(path, checkpoint["opt"])
     reader = _reader(path, config, vocab, bert)
@@ -135,8 +135,8 @@ def config_of(path: Path, opt: argparse.Namespace) -> Config:
         "loss.mask_duplicates=false",
     ]
     augmented = opt.__dict__.get("drop", False)
-    changes.append(f"data.region_keep={1 - opt.__dict__.get('obj_drop_rate', 0.2) if augmented else 1.0}")
-    changes.append(f"data.token_change={0.2 if augmented else 0.0}")
+    changes.append(f"data.region_keep_prob={1 - opt.__dict__.get('obj_drop_rate', 0.2) if augmented else 1.0}")
+    changes.append(f"data.token_change_prob={0.2 if augmented else 0.0}")
     if opt.__dict__.get("text_enc_type") == "bert":
         changes += ["train.weight_decay=1e-4", "train.text_lr_factor=0.1"]
     try:
@@ -160,15 +160,15 @@ def _given(opt: argparse.Namespace, name: str) -> bool:
     return opt.__dict__.get(name) is not None
 
 
-def _reader(path: Path, config: Config, vocab: Path | None, bert: str | None) -> CaptionReader:
+def _reader(path: Path, config: Config, vocab: Path | None, bert: str | None) -> CaptionTokenizer:
     if config.model.text.encoder is TextEncoderName.bert:
         if bert is None or vocab is not None:
             raise UsageError(f"{path}: its text encoder is a BERT: --bert NAME|FOLDER is needed, --vocab is not")
         config.model.text.bert = bert
-        return BertReader(bert)
+        return BertTokenizer(bert)
     if vocab is None or bert is not None:
         raise UsageError(f"{path}: its text encoder is a BiGRU: --vocab FILE is needed, --bert is not")
-    return VocabularyReader(Vocabulary.load(vocab))
+    return VocabularyTokenizer(Vocabulary.load(vocab))
 
 
 def _check(path: Path, weights: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> None:

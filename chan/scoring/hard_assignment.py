@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from chan.packing import EqualRun, Packed, equal_runs
+from chan.packing import EqualLengthRun, Packed, equal_length_runs
 
 SIMILARITIES = 1 << 22  # in one tile of keys x queries: 16 MiB, enough rows for an efficient matrix product
 QUERIES = 1 << 10  # of a tile at most: 4 MiB at D 1024, which stay in the cache while all keys pass by
@@ -27,7 +27,7 @@ CACHE_LINE = 32  # numbers: 64 bytes in half precision
 KERNEL_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def best_similarities(queries: Tensor, keys: Packed, precision: torch.dtype | None = None) -> Tensor:
+def max_similarities(queries: Tensor, keys: Packed, precision: torch.dtype | None = None) -> Tensor:
     """(Q, N): for each query the largest product with a key of each sequence.
 
     Args:
@@ -111,7 +111,7 @@ def _tiles(keys: Packed, queries: int) -> Iterator[tuple[slice, slice]]:
 
 def _tile_products(
     queries: Tensor, keys: Packed, precision: torch.dtype | None
-) -> Iterator[tuple[slice, EqualRun, Tensor]]:
+) -> Iterator[tuple[slice, EqualLengthRun, Tensor]]:
     """For consecutive queries (q) and each run of sequences of one length their products (count, length, q).
 
     A tensor is good only until the next one is asked for: all tiles share one piece of memory, since fresh memory
@@ -127,8 +127,8 @@ def _tile_products(
             memory = rows.new_empty(len(own_rows) * width)
         out = memory[: len(own_rows) * width].view(-1, width)[:, : len(own_queries)]
         products = torch.mm(own_rows, own_queries.T, out=out)
-        for run in equal_runs(part.offsets):
-            placed = EqualRun(run.length, run.count, run.first + tile.start, run.first_row + first_row)
+        for run in equal_length_runs(part.offsets):
+            placed = EqualLengthRun(run.length, run.count, run.first + tile.start, run.first_row + first_row)
             yield some, placed, products[run.rows].unflatten(0, (run.count, run.length))
 
 

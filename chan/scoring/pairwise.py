@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from chan.packing import Packed
-from chan.scoring.hard_assignment import best_similarities
+from chan.scoring.hard_assignment import max_similarities
 from chan.scoring.pooling import Pooling, make_pooling, pool
 from chan.scoring.soft_assignment import attended_regions, attended_words
 
@@ -135,9 +135,9 @@ def _scores(
 ) -> Tensor:
     """(B_i, B_t) scores of one tile."""
     if coding == "vha":
-        return pool(best_similarities(captions.rows, images, precision), captions.offsets, pooling).T
+        return pool(max_similarities(captions.rows, images, precision), captions.offsets, pooling).T
     if coding == "tha":
-        return pool(best_similarities(images.rows, captions, precision), images.offsets, pooling)
+        return pool(max_similarities(images.rows, captions, precision), images.offsets, pooling)
     if coding == "vsa":
         ordered, order = captions.sorted_by_length()
         scores = pool(attended_words(images, ordered, alpha, precision), images.offsets, pooling)

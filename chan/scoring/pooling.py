@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from chan.packing import Packed, equal_runs
+from chan.packing import Packed, equal_length_runs
 
 Pooling = Callable[[Tensor], Tensor]
 """Reduces (B, L, C) to (B, C); every value counts, since sequences of one length come together."""
@@ -63,6 +63,7 @@ def pool(values: Tensor, offsets: Tensor, pooling: Pooling) -> Tensor:
     """(B, C): `pooling` of packed values (N, C), sequence by sequence, those of one length at a time."""
     packed, order = Packed(values, offsets).sorted_by_length()
     pooled = [
-        pooling(packed.rows[run.rows].unflatten(0, (run.count, run.length))) for run in equal_runs(packed.offsets)
+        pooling(packed.rows[run.rows].unflatten(0, (run.count, run.length)))
+        for run in equal_length_runs(packed.offsets)
     ]
     return torch.cat(pooled).index_select(0, order.argsort().to(values.device))

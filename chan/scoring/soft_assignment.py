@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import leaky_relu
 
-from chan.packing import Packed, equal_runs
+from chan.packing import Packed, equal_length_runs
 
 EPSILON = 1e-8
 SLOPE = 0.1  # of the leaky ReLU in SCAN's cross-attention
@@ -27,7 +27,7 @@ def attended_words(images: Packed, captions: Packed, alpha: float, precision: to
     """
     similarity = _products(images.rows, captions.rows, precision)
     columns = []
-    for run in equal_runs(captions.offsets):
+    for run in equal_length_runs(captions.offsets):
         block = similarity[:, run.rows].unflatten(1, (run.count, run.length))  # (R, captions, L)
         weight = (block / alpha).softmax(2)
         words = captions.rows[run.rows].unflatten(0, (run.count, run.length))
@@ -47,13 +47,13 @@ def attended_regions(images: Packed, captions: Packed, precision: torch.dtype | 
     similarity = _products(images.rows, captions.rows, precision)
     positive = leaky_relu(similarity, SLOPE)
     scaled = []
-    for run in equal_runs(captions.offsets):
+    for run in equal_length_runs(captions.offsets):
         block = positive[:, run.rows].unflatten(1, (run.count, run.length))
         norm = _root(block.square().sum(2, keepdim=True))
         scaled.append((block / norm).flatten(1))
     logits = SMOOTH * torch.cat(scaled, 1)
     rows = []
-    for run in equal_runs(images.offsets):
+    for run in equal_length_runs(images.offsets):
         weight = logits[run.rows].unflatten(0, (run.count, run.length)).softmax(1)  # (images, K, W)
         regions = images.rows[run.rows].unflatten(0, (run.count, run.length))
         spread = (regions @ regions.transpose(1, 2)) @ weight

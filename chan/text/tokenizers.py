@@ -46,7 +46,7 @@ class WordIds:
         return [ids[first:last] for first, last in pairwise(starts)]
 
 
-class CaptionReader(Protocol):
+class CaptionTokenizer(Protocol):
     """Turns captions into words with ids."""
 
     prefix: list[int]  # ids before the first word
@@ -61,7 +61,7 @@ class CaptionReader(Protocol):
         """Write to a run's folder what is needed to read captions in the same way."""
 
 
-class VocabularyReader:
+class VocabularyTokenizer:
     """One id a word; `<start>` and `<end>` are words."""
 
     prefix: list[int]
@@ -85,7 +85,7 @@ class VocabularyReader:
         self.vocabulary.save(folder / "vocab.json")
 
 
-class BertReader:
+class BertTokenizer:
     """The word pieces of each word, between [CLS] and [SEP].
 
     Args:
@@ -137,7 +137,7 @@ class BertReader:
         save_architecture(self.source, folder / "bert")
 
 
-def read_words(reader: CaptionReader, captions: Sequence[str]) -> WordIds:
+def read_words(reader: CaptionTokenizer, captions: Sequence[str]) -> WordIds:
     """The ids of all captions in one structure."""
     ids: list[int] = []
     word_offsets, caption_offsets = [0], [0]

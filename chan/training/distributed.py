@@ -40,7 +40,7 @@ class Ranks:
         start = self.rank * size + min(self.rank, longer)
         return items[start : start + size + (self.rank < longer)]
 
-    def agree_on(self, value: Value) -> Value:
+    def broadcast(self, value: Value) -> Value:
         """What the first process has, for all of them."""
         if self.count == 1:
             return value
@@ -49,7 +49,7 @@ class Ranks:
         return box[0]
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process that talks, of those that torchrun started, or the only one."""
     return int(os.environ.get("RANK", "0")) == 0
 

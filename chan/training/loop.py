@@ -20,14 +20,14 @@ from chan.data.splits import FeatureSplit, check_dim, open_split
 from chan.evaluation import evaluate as evaluation
 from chan.model.chan import build_model
 from chan.runs import folder as runs
-from chan.runs.folder import Learning, Progressed
-from chan.text.tokenizers import BertReader, CaptionReader, VocabularyReader
+from chan.runs.folder import TrainProgress, TrainState
+from chan.text.tokenizers import BertTokenizer, CaptionTokenizer, VocabularyTokenizer
 from chan.training import distributed
 from chan.training.distributed import Ranks
 from chan.training.log import Metrics
 from chan.training.losses import contrastive, infonce
 from chan.training.optimizer import half_cosine, make_optimizer, set_learning_rate, step_down
-from chan.training.step import Criterion, Stepper, make_scaler
+from chan.training.step import Criterion, TrainingStep, make_scaler
 from data_tools.captions.vocabulary import Vocabulary
 from data_tools.console import Progress
 from data_tools.errors import InputError, UsageError
@@ -43,7 +43,7 @@ class Trainer:
 
     folder: Path
     config: Config
-    stepper: Stepper
+    stepper: TrainingStep
     pairs: TrainingPairs
     cache: FeatureCache | None
     dev: FeatureSplit
@@ -55,14 +55,14 @@ class Trainer:
         return self.stepper.ranks
 
     @property
-    def learning(self) -> Learning:
+    def learning(self) -> TrainState:
         """What a saved state holds."""
-        return Learning(self.stepper.model, self.stepper.optimizer, self.stepper.scaler)
+        return TrainState(self.stepper.model, self.stepper.optimizer, self.stepper.scaler)
 
 
 def train(
     folder: Path, config: Config, data: Path, features: Path | None, device: torch.device, resume: bool
-) -> Progressed:
+) -> TrainProgress:
     """Train a model in the run folder `folder` and return what it came to.
 
     Started by torchrun, the processes train one model together, of which the first writes the folder.
@@ -81,7 +81,7 @@ def train(
     """
     with distributed.joined(device) as (ranks, own_device):
         if not resume:
-            runs.refuse_existing(folder)
+            runs.check_new_run(folder)
         if config.train.batch_size < ranks.count:
             raise UsageError(f"train.batch_size: {config.train.batch_size} pairs for {ranks.count} processes")
         training, dev = (open_split(data, name, features) for name in ("train", "dev"))
@@ -91,7 +91,7 @@ def train(
             check_dim(opened, config.model.image.dim)
             if resume:
                 runs.check_provenance(folder, opened)
-        runs.refuse_other_features(training.features.provenance, str(training.source), dev)
+        runs.check_same_features(training.features.provenance, str(training.source), dev)
         if resume:
             reader = runs.load_reader(folder, config)
         else:
@@ -102,18 +102,18 @@ def train(
 def _run_epochs(
     folder: Path,
     config: Config,
-    reader: CaptionReader,
+    reader: CaptionTokenizer,
     training: FeatureSplit,
     dev: FeatureSplit,
     device: torch.device,
     ranks: Ranks,
     resume: bool,
-) -> Progressed:
+) -> TrainProgress:
     settings = config.train
-    stepper = make_stepper(config, reader, device, ranks, pretrained=not resume)
-    learning = Learning(stepper.model, stepper.optimizer, stepper.scaler)
-    progressed = runs.load_state(folder, learning) if resume else Progressed()
-    progressed = ranks.agree_on(progressed)  # also: nobody goes on before everybody has read the folder
+    stepper = build_step(config, reader, device, ranks, pretrained=not resume)
+    learning = TrainState(stepper.model, stepper.optimizer, stepper.scaler)
+    progressed = runs.load_state(folder, learning) if resume else TrainProgress()
+    progressed = ranks.broadcast(progressed)  # also: nobody goes on before everybody has read the folder
     if ranks.first and resume:
         runs.keep_config(folder, config)
     elif ranks.first:
@@ -124,8 +124,8 @@ def _run_epochs(
     pairs = TrainingPairs(
         training,
         reader,
-        config.data.region_keep,
-        config.data.token_change,
+        config.data.region_keep_prob,
+        config.data.token_change_prob,
         settings.seed,
         None if cache is None else cache.starts,
     )
@@ -137,45 +137,45 @@ def _run_epochs(
             if ranks.first:
                 validate(trainer, progressed)
                 runs.save_epoch(folder, trainer.learning, progressed)
-            progressed = ranks.agree_on(progressed)
+            progressed = ranks.broadcast(progressed)
     finally:
         if metrics is not None:
             metrics.close()
     return progressed
 
 
-def _out_of_patience(settings: TrainConfig, progressed: Progressed) -> bool:
+def _out_of_patience(settings: TrainConfig, progressed: TrainProgress) -> bool:
     waited = progressed.epoch - 1 - progressed.best_epoch
     return settings.patience is not None and progressed.epoch > 0 and waited >= settings.patience
 
 
-def make_stepper(
-    config: Config, reader: CaptionReader, device: torch.device, ranks: Ranks, pretrained: bool
-) -> Stepper:
+def build_step(
+    config: Config, reader: CaptionTokenizer, device: torch.device, ranks: Ranks, pretrained: bool
+) -> TrainingStep:
     """The model of a configuration with what trains it, on `device`."""
     settings = config.train
     assert config.model.image.dim is not None
     torch.manual_seed(settings.seed)
     model = build_model(config.model, config.model.image.dim, reader, pretrained, say=ranks.first).to(device)
-    return Stepper(
+    return TrainingStep(
         model=model,
         optimizer=make_optimizer(model, settings.lr, settings.text_lr_factor, settings.weight_decay),
         scaler=make_scaler(settings.precision.value, device),
         device=device,
         precision=settings.precision.value,
-        parts=settings.accumulate,
+        parts=settings.grad_cache_chunks,
         clip=settings.clip,
         mask_duplicates=config.loss.mask_duplicates,
         ranks=ranks,
     )
 
 
-def make_reader(config: Config, data: Path, captions: list[str]) -> CaptionReader:
+def make_reader(config: Config, data: Path, captions: list[str]) -> CaptionTokenizer:
     """BERT's tokenizer, or the vocabulary: the named one, the data set's, or one built from `captions`."""
     if config.model.text.encoder is TextEncoderName.bert:
-        return BertReader(config.model.text.bert)
+        return BertTokenizer(config.model.text.bert)
     found = Path(config.data.vocab) if config.data.vocab else find_vocabulary(data)
-    return VocabularyReader(Vocabulary.load(found) if found else Vocabulary.build(captions))
+    return VocabularyTokenizer(Vocabulary.load(found) if found else Vocabulary.build(captions))
 
 
 def make_criterion(config: LossConfig, epoch: int) -> Criterion:
@@ -192,7 +192,7 @@ def learning_rate(settings: TrainConfig, epoch: int, step: int, steps: int) -> f
     return step_down(settings.lr, settings.lr_decay, settings.lr_decay_epoch, epoch)
 
 
-def train_epoch(trainer: Trainer, progressed: Progressed) -> None:
+def train_epoch(trainer: Trainer, progressed: TrainProgress) -> None:
     """What is left of an epoch's steps; counts them, and the epoch, in `progressed`."""
     settings, ranks, epoch = trainer.config.train, trainer.ranks, progressed.epoch
     order = epoch_order(len(trainer.pairs), settings.batch_size, settings.seed, epoch)
@@ -214,7 +214,7 @@ def train_epoch(trainer: Trainer, progressed: Progressed) -> None:
             rate = learning_rate(settings, epoch, progressed.epoch_step, len(order))
             set_learning_rate(trainer.stepper.optimizer, rate)
             # Parts and processes take consecutive seeds from here.
-            seed = (settings.seed << 40) + progressed.step * settings.accumulate
+            seed = (settings.seed << 40) + progressed.step * settings.grad_cache_chunks
             losses.append(trainer.stepper.take(batch, criterion, seed % (1 << 52)))
             pairs += len(order[progressed.epoch_step])
             progressed.step += 1
@@ -236,7 +236,7 @@ def train_epoch(trainer: Trainer, progressed: Progressed) -> None:
     progressed.epoch_step = 0
 
 
-def validate(trainer: Trainer, progressed: Progressed) -> None:
+def validate(trainer: Trainer, progressed: TrainProgress) -> None:
     """Measure recall on dev after an epoch; keeps the best rsum and its epoch in `progressed`."""
     stepper = trainer.stepper
     result = evaluation.measure(stepper.model, trainer.dev, trainer.pairs.reader, stepper.device)

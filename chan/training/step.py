@@ -50,7 +50,7 @@ def make_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
 
 
 @dataclass
-class Stepper:
+class TrainingStep:
     """Takes steps.
 
     Attributes:

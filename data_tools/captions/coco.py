@@ -34,7 +34,7 @@ def read_coco_captions(
             reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
             raise InputError(f"{path}: not one of COCO's caption files: {reason}") from None
     members = {name: _listed(path, files) for name, path in id_lists.items()}
-    taken = _refuse_shared(members, id_lists)
+    taken = _check_in_one_list(members, id_lists)
     if "train" not in members:
         members["train"] = [image_id for image_id in files if image_id not in taken]
     images = []
@@ -69,7 +69,7 @@ def _listed(path: Path, files: dict[str, str]) -> list[str]:
     return list(ids)
 
 
-def _refuse_shared(members: dict[str, list[str]], id_lists: Mapping[str, Path]) -> set[str]:
+def _check_in_one_list(members: dict[str, list[str]], id_lists: Mapping[str, Path]) -> set[str]:
     holder: dict[str, str] = {}
     for split, image_ids in members.items():
         for image_id in image_ids:

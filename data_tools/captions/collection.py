@@ -82,7 +82,7 @@ def write_split_files(
     return written
 
 
-def refuse_missing_files(images: Iterable[CaptionedImage], folder: Path) -> None:
+def check_files_exist(images: Iterable[CaptionedImage], folder: Path) -> None:
     """Raise `InputError` unless the file of every image lies in `folder`."""
     missing = [image for image in images if not (folder / image.file).is_file()]
     if missing:

@@ -12,7 +12,8 @@ from data_tools.detection.labels import Labels
 from data_tools.errors import InputError
 from data_tools.images.decoding import picture_of, read_picture
 from data_tools.images.drawing import draw_regions
-from data_tools.store.reading import FORMAT, FORMAT_VERSION, FeatureStore
+from data_tools.store.reading import FeatureStore
+from data_tools.store.schema import FORMAT, FORMAT_VERSION
 
 SHOWN_ROWS = 3
 

@@ -34,7 +34,9 @@ from data_tools.formats.source import (
 from data_tools.formats.tsv import BUTD, LXMERT, TsvSource, tsv_layout, write_tsv
 from data_tools.store.features import ARRAY_ENDING, ScanFeatures, ScanFolder, open_features
 from data_tools.store.parts import disk_errors
-from data_tools.store.reading import REGION_COLUMNS, Block, FeatureStore, write_store
+from data_tools.store.reading import FeatureStore
+from data_tools.store.schema import REGION_COLUMNS, Block
+from data_tools.store.writing import write_store
 
 FORMATS = ("store", "scan", "butd", "lxmert", "milvlg")
 _HOLDS = {  # beside features and ids; `provenance` and `failures` are told apart from the columns

@@ -15,7 +15,7 @@ import numpy as np
 from data_tools.errors import InputError, UsageError
 from data_tools.files import replace_file
 from data_tools.formats.source import Description, RegionSource
-from data_tools.store.reading import Block
+from data_tools.store.schema import Block
 
 
 class NpzSource(Description):

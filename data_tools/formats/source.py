@@ -13,7 +13,8 @@ import numpy as np
 from data_tools.errors import InputError
 from data_tools.layout import load_id_mapping
 from data_tools.store.features import ScanFeatures, ScanFolder
-from data_tools.store.reading import REGION_COLUMNS, Block, FeatureStore, StoreShape, rows_of
+from data_tools.store.reading import FeatureStore, rows_of
+from data_tools.store.schema import REGION_COLUMNS, Block, StoreSchema
 
 
 class RegionSource(Protocol):
@@ -165,7 +166,7 @@ def named_by_ids(source: RegionSource, mapping_file: Path) -> RegionSource:
             said = "names no file" if not found else f"names {len(found)} files"
             raise InputError(f"{source.path}: image {name}: {said} of {mapping_file}")
         names.append(next(iter(found)))
-    _refuse_repeated(source, names)
+    _check_unique(source, names)
     return Chosen(source, np.arange(len(names)), names)
 
 
@@ -180,7 +181,7 @@ def named_by_files(source: RegionSource, mapping_file: Path) -> RegionSource:
     if missing:
         raise InputError(f"{mapping_file}: holds no file of image {missing[0]}")
     names = [PurePosixPath(mapping[image_id]).stem for image_id in source.image_ids]
-    _refuse_repeated(source, names)
+    _check_unique(source, names)
     return Chosen(source, np.arange(len(names)), names)
 
 
@@ -190,7 +191,7 @@ def chosen_images(source: RegionSource, image_ids: Sequence[str]) -> RegionSourc
     return Chosen(source, rows_of(image_ids, positions, source.path), image_ids)
 
 
-def _refuse_repeated(source: RegionSource, names: Sequence[str]) -> None:
+def _check_unique(source: RegionSource, names: Sequence[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -198,9 +199,9 @@ def _refuse_repeated(source: RegionSource, names: Sequence[str]) -> None:
         seen.add(name)
 
 
-def shape_of(source: RegionSource) -> StoreShape:
+def shape_of(source: RegionSource) -> StoreSchema:
     """The shape of the store that holds the source."""
-    return StoreShape(
+    return StoreSchema(
         images=len(source.image_ids),
         regions=int(source.counts.sum()),
         dim=source.dim,

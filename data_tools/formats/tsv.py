@@ -16,7 +16,7 @@ import numpy as np
 from data_tools.console import Progress
 from data_tools.errors import InputError, UsageError
 from data_tools.formats.source import Description, RegionSource
-from data_tools.store.reading import Block
+from data_tools.store.schema import Block
 
 LONGEST_ROW = 64 << 20  # bytes: forty times a row of 100 regions; a file without line ends must not fill memory
 

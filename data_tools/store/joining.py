@@ -7,9 +7,17 @@ from pathlib import Path
 
 from data_tools.errors import InputError, UsageError
 from data_tools.files import replacing
-from data_tools.store.parts import Parts, blocks_of, disk_errors, joined_shape, refuse_difference, refuse_full_disk
-from data_tools.store.reading import FeatureStore, write_store, write_virtual_store
+from data_tools.store.parts import (
+    Parts,
+    blocks_of,
+    check_disk_space,
+    check_same_provenance,
+    disk_errors,
+    joined_shape,
+)
+from data_tools.store.reading import FeatureStore
 from data_tools.store.report import write_report
+from data_tools.store.writing import write_store, write_virtual_store
 
 OF_THE_LIST = "image_list_sha256"  # the one thing in which stores of different images must differ
 _ADVICE = "stores are joined only if they were made in the same way"
@@ -49,10 +57,10 @@ def join_stores(out: Path, paths: Sequence[Path], virtual: bool = False) -> Join
     if any(path.resolve() == out.resolve() for path in paths):
         raise UsageError(f"{out}: is one of the stores to join; give another name to the joined one")
     provenance = _common_provenance(paths)
-    _refuse_shared_images(paths)
+    _check_no_shared_images(paths)
     shape = joined_shape(paths)
     if not virtual:
-        refuse_full_disk(out, paths)
+        check_disk_space(out, paths)
     with replacing(out) as temporary, disk_errors():
         if virtual:
             sources = [(_reference(out, path), _regions(path)) for path in paths]
@@ -78,7 +86,7 @@ def join_parts(file: Path) -> Joined:
         others = f" and {len(missing) - 5} others" if len(missing) > 5 else ""
         raise InputError(f"{parts.folder}: {len(missing)} of {parts.count} parts are missing: {numbers}{others}")
     count = parts.count
-    _refuse_shared_images([parts.path(part) for part in range(count)])
+    _check_no_shared_images([parts.path(part) for part in range(count)])
     parts.join()
     with FeatureStore(file) as store:
         write_report(file, len(store.image_ids), store.failures)
@@ -92,12 +100,12 @@ def _common_provenance(paths: Sequence[Path]) -> dict[str, str]:
         with FeatureStore(path) as store:
             found.append(store.provenance)
         mine, first = ({k: v for k, v in texts.items() if k != OF_THE_LIST} for texts in (found[-1], found[0]))
-        refuse_difference(path, first, mine, f"{_ADVICE} (was: {paths[0]}; is: this one)")
+        check_same_provenance(path, first, mine, f"{_ADVICE} (was: {paths[0]}; is: this one)")
     lists = {texts.get(OF_THE_LIST) for texts in found}
     return {name: text for name, text in found[0].items() if name != OF_THE_LIST or len(lists) == 1}
 
 
-def _refuse_shared_images(paths: Sequence[Path]) -> None:
+def _check_no_shared_images(paths: Sequence[Path]) -> None:
     holder: dict[str, Path] = {}
     for path in paths:
         with FeatureStore(path) as store:

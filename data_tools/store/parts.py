@@ -15,7 +15,9 @@ from pathlib import Path
 
 from data_tools.errors import InputError
 from data_tools.files import flush_to_disk, replacing
-from data_tools.store.reading import Block, FeatureStore, StoreShape, write_store
+from data_tools.store.reading import FeatureStore
+from data_tools.store.schema import Block, StoreSchema
+from data_tools.store.writing import write_store
 
 RESERVE = 16 << 20  # bytes left free on the disk beside a joined store
 
@@ -102,13 +104,13 @@ class Parts:
                 absent.append(part)
                 continue
             with FeatureStore(self.path(part)) as store:
-                refuse_difference(store.path, store.provenance, self._attributes)
+                check_same_provenance(store.path, store.provenance, self._attributes)
         return absent
 
     def write(self, part: int, block: Block) -> None:
         """Write a part, whole or not at all."""
         with replacing(self.path(part)) as temporary, disk_errors():
-            write_store(temporary, [block], StoreShape.of([block]), self._attributes)
+            write_store(temporary, [block], StoreSchema.of([block]), self._attributes)
 
     def join(self) -> None:
         """Join all parts into the store, by rename, and remove them.
@@ -121,7 +123,7 @@ class Parts:
         for left in self.folder.glob(f"joined.{host}.*.tmp"):  # of joins that were killed here
             if not Path(f"/proc/{left.name.split('.')[-2]}").exists():
                 left.unlink(missing_ok=True)
-        refuse_full_disk(self.file, paths)
+        check_disk_space(self.file, paths)
         with (
             replacing(self.file, temporary=self.folder / f"joined.{host}.{os.getpid()}.tmp") as temporary,
             disk_errors(),
@@ -145,7 +147,7 @@ def disk_errors() -> Iterator[None]:
         raise OSError(" ".join(str(error).split())) from error
 
 
-def refuse_full_disk(file: Path, paths: Sequence[Path]) -> None:
+def check_disk_space(file: Path, paths: Sequence[Path]) -> None:
     """Raise `InputError` unless the disk of `file` has room for a copy of the stores `paths`."""
     needed = sum(path.stat().st_size for path in paths)
     folder = next(parent for parent in file.resolve().parents if parent.is_dir())
@@ -164,17 +166,17 @@ def blocks_of(paths: Sequence[Path], features: bool = True) -> Iterator[Block]:
             yield from store.blocks(features=features)
 
 
-def joined_shape(paths: Sequence[Path]) -> StoreShape:
+def joined_shape(paths: Sequence[Path]) -> StoreSchema:
     """The shape of the store that holds all images of these.
 
     Raises:
         InputError: they differ in their columns, their dimension or their type of features.
     """
-    shapes: list[StoreShape] = []
+    shapes: list[StoreSchema] = []
     for path in paths:
         with FeatureStore(path) as store:
             shapes.append(store.shape)
-        _refuse_other_kind(path, shapes[-1], paths[0], shapes[0])
+        _check_same_schema(path, shapes[-1], paths[0], shapes[0])
     return replace(
         shapes[0],
         images=sum(shape.images for shape in shapes),
@@ -183,7 +185,7 @@ def joined_shape(paths: Sequence[Path]) -> StoreShape:
     )
 
 
-def _refuse_other_kind(path: Path, shape: StoreShape, first_path: Path, first: StoreShape) -> None:
+def _check_same_schema(path: Path, shape: StoreSchema, first_path: Path, first: StoreSchema) -> None:
     for what, mine, other in (
         ("dimension", shape.dim, first.dim),
         ("type of features", shape.feature_dtype, first.feature_dtype),
@@ -193,11 +195,11 @@ def _refuse_other_kind(path: Path, shape: StoreShape, first_path: Path, first: S
             raise InputError(f"{path}: its {what}: {mine}; {first_path} has {other}")
 
 
-def _columns(shape: StoreShape) -> str:
+def _columns(shape: StoreSchema) -> str:
     return " ".join((*shape.region_columns, *(["image_sizes"] if shape.has_image_sizes else []))) or "none"
 
 
-def refuse_difference(
+def check_same_provenance(
     path: Path,
     found: dict[str, str],
     expected: dict[str, str],

@@ -1,13 +1,12 @@
-"""The feature store: one HDF5 file of region features for a whole image collection (format version 1).
+"""Reading feature stores.
 
-Shapes: N images, M regions in all, K regions of one image, D feature dimension. The regions of image i are
-the rows `offsets[i]:offsets[i + 1]` of every data set that has M rows.
+Shapes: N images, M regions in all, K regions of one image, D feature dimension.
 """
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,154 +14,7 @@ import h5py
 import numpy as np
 
 from data_tools.errors import InputError
-
-FORMAT = "region-features"
-FORMAT_VERSION = 1
-SOURCES = "virtual_sources"  # attribute: JSON list of the stores whose features this one shows
-ALIGNMENT = 4096  # bytes: a page, so that a read of one image touches no more pages than it must
-
-REGION_COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # beside features: type and shape after M
-    "boxes": ("<f4", (4,)),
-    "class_ids": ("<i4", ()),
-    "class_scores": ("<f4", ()),
-    "attribute_ids": ("<i4", ()),
-    "attribute_scores": ("<f4", ()),
-}
-
-
-@dataclass(frozen=True)
-class Block:
-    """Consecutive images of a store, in memory.
-
-    Attributes:
-        image_ids: n ids.
-        counts: (n,) int64, regions of each image; they add up to m.
-        regions: `features` (m, D) and any of `REGION_COLUMNS`, each with m rows.
-        image_sizes: (n, 2) int32 height and width, or None.
-        failures: what could not be stored, each with at least `id`, `file` and `reason`.
-    """
-
-    image_ids: list[str]
-    counts: np.ndarray
-    regions: dict[str, np.ndarray]
-    image_sizes: np.ndarray | None = None
-    failures: tuple[dict[str, str], ...] = ()
-
-
-def write_store(path: Path, blocks: Iterable[Block], shape: "StoreShape", attributes: dict[str, str]) -> None:
-    """Write `blocks`, one after the other, as one store of the given shape.
-
-    Data sets are contiguous, uncompressed, little-endian, allocated before they are filled and aligned to
-    pages, so that a reader finds a region by arithmetic alone. `path` is written in place: the caller gives
-    a temporary name and renames it.
-    """
-    with h5py.File(path, "w", alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
-        file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, **attributes})
-        columns = {name: _create(file, name, *kind) for name, kind in shape.data_sets().items()}
-        _fill(file, columns, blocks, shape)
-
-
-def write_virtual_store(
-    path: Path,
-    blocks: Iterable[Block],
-    shape: "StoreShape",
-    attributes: dict[str, str],
-    sources: Sequence[tuple[str, int]],
-) -> None:
-    """Write a store whose features stay in the stores `sources`; all else of `blocks` is copied.
-
-    `sources` are paths, relative ones from the folder of `path`, with the number of regions of each; their
-    regions follow one another as those of `blocks` do, which need no `features`.
-    """
-    layout = h5py.VirtualLayout((shape.regions, shape.dim), shape.feature_dtype)
-    first = 0
-    for source, regions in sources:
-        if regions:
-            data_set = h5py.VirtualSource(source, "features", (regions, shape.dim), shape.feature_dtype)
-            layout[first : first + regions] = data_set
-        first += regions
-    with h5py.File(path, "w", alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
-        listing = json.dumps([source for source, _ in sources])
-        file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, SOURCES: listing, **attributes})
-        copied = {name: kind for name, kind in shape.data_sets().items() if name != "features"}
-        columns = {name: _create(file, name, *kind) for name, kind in copied.items()}
-        file.create_virtual_dataset("features", layout)
-        _fill(file, columns, blocks, shape)
-
-
-def _fill(file: h5py.File, columns: dict[str, h5py.Dataset], blocks: Iterable[Block], shape: "StoreShape") -> None:
-    columns["offsets"][0] = 0
-    image, region = 0, 0
-    failures: list[dict[str, str]] = []
-    for block in blocks:
-        next_image, next_region = image + len(block.image_ids), region + int(block.counts.sum())
-        ids = [image_id.encode() for image_id in block.image_ids]
-        if ids:
-            columns["image_ids"][image:next_image] = np.array(ids, dtype=columns["image_ids"].dtype)
-        columns["offsets"][image + 1 : next_image + 1] = region + np.cumsum(block.counts)
-        if block.image_sizes is not None:
-            columns["image_sizes"][image:next_image] = block.image_sizes
-        for name, values in block.regions.items():
-            columns[name][region:next_region] = values
-        failures += block.failures
-        image, region = next_image, next_region
-    if failures:
-        lines = [json.dumps(failure, ensure_ascii=False).encode() for failure in failures]
-        file["failures"] = np.array(lines, dtype=h5py.string_dtype("utf-8", max(map(len, lines))))
-    if (image, region) != (shape.images, shape.regions):
-        raise ValueError(f"announced {shape.images} images, {shape.regions} regions; got {image}, {region}")
-
-
-@dataclass(frozen=True)
-class StoreShape:
-    """What must be known of a store before its first row is written."""
-
-    images: int
-    regions: int
-    dim: int
-    feature_dtype: str  # "<f4" or "<f2"
-    region_columns: tuple[str, ...]
-    has_image_sizes: bool
-    id_bytes: int  # of the longest id in UTF-8
-
-    @classmethod
-    def of(cls, blocks: Sequence[Block]) -> "StoreShape":
-        """The shape of the store that holds these blocks (at least one)."""
-        features = blocks[0].regions["features"]
-        return cls(
-            images=sum(len(block.image_ids) for block in blocks),
-            regions=sum(int(block.counts.sum()) for block in blocks),
-            dim=features.shape[1],
-            feature_dtype=features.dtype.newbyteorder("<").str,
-            region_columns=tuple(name for name in REGION_COLUMNS if name in blocks[0].regions),
-            has_image_sizes=blocks[0].image_sizes is not None,
-            id_bytes=max((len(i.encode()) for block in blocks for i in block.image_ids), default=1),
-        )
-
-    def data_sets(self) -> dict[str, tuple[Any, tuple[int, ...]]]:
-        """Name -> (type, shape) of every data set."""
-        sets: dict[str, tuple[Any, tuple[int, ...]]] = {
-            "image_ids": (h5py.string_dtype("utf-8", self.id_bytes), (self.images,)),
-            "offsets": ("<i8", (self.images + 1,)),
-            "features": (self.feature_dtype, (self.regions, self.dim)),
-        }
-        if self.has_image_sizes:
-            sets["image_sizes"] = ("<i4", (self.images, 2))
-        for name in self.region_columns:
-            dtype, trailing = REGION_COLUMNS[name]
-            sets[name] = (dtype, (self.regions, *trailing))
-        return sets
-
-
-def _create(file: h5py.File, name: str, dtype: Any, shape: tuple[int, ...]) -> h5py.Dataset:
-    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    creation.set_layout(h5py.h5d.CONTIGUOUS)
-    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # every row is written once; zeros first would be waste
-    creation.set_obj_track_times(False)
-    kind = h5py.h5t.py_create(np.dtype(dtype), logical=True)
-    space = h5py.h5s.create_simple(shape)
-    return h5py.Dataset(h5py.h5d.create(file.id, name.encode(), kind, space, dcpl=creation))
+from data_tools.store.schema import FORMAT, FORMAT_VERSION, REGION_COLUMNS, SOURCES, Block, StoreSchema
 
 
 class FeatureStore:
@@ -341,9 +193,9 @@ class FeatureStore:
         yield replace(nothing, failures=self.failures)
 
     @property
-    def shape(self) -> StoreShape:
+    def shape(self) -> StoreSchema:
         """What a copy of this store would be created with."""
-        return StoreShape(
+        return StoreSchema(
             images=len(self.image_ids),
             regions=int(self._offsets[-1]),
             dim=self.dim,

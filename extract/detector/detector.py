@@ -4,21 +4,16 @@ Shapes: P proposals of an image, D channels of res5, C object classes, A attribu
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
-from extract.config import is_caffe, with_values
 from extract.detector.boxes import clip
 from extract.detector.network import BottomUpAttention
 from extract.detector.precision import Precision
 from extract.detector.proposals import Proposals
 from extract.detector.resizing import Geometry, Resizing
 from extract.detector.roi_heads import RegionOutputs
-from extract.weights.placing import place_weights, read_weights
 
 
 class Detector:
@@ -64,10 +59,10 @@ class Detector:
             the bytes of an entry do not depend on the other images.
         """
         turns = self._turns(images)
-        return [found for turn in turns for found in self._describe_proposals(images[turn], geometries[turn])]
+        return [found for turn in turns for found in self._predict_proposals(images[turn], geometries[turn])]
 
     @torch.inference_mode()
-    def describe_boxes(
+    def predict_boxes(
         self,
         images: Sequence[torch.Tensor],
         geometries: Sequence[Geometry],
@@ -77,7 +72,7 @@ class Detector:
         given = [b.to(self.device, torch.float32) for b in boxes]
         turns = self._turns(images)
         return [
-            found for turn in turns for found in self._describe_given(images[turn], geometries[turn], given[turn])
+            found for turn in turns for found in self._predict_given(images[turn], geometries[turn], given[turn])
         ]
 
     @torch.inference_mode()
@@ -100,7 +95,7 @@ class Detector:
             return [slice(place, place + 1) for place in range(len(images))]
         return [slice(None)]
 
-    def _describe_proposals(
+    def _predict_proposals(
         self, images: Sequence[torch.Tensor], geometries: Sequence[Geometry]
     ) -> list[Proposals]:
         with self.precision.context(self.device.type):
@@ -111,7 +106,7 @@ class Detector:
         originals = [g.to_original(b) for g, b in zip(geometries, boxes, strict=True)]
         return self._describe(outputs, originals, geometries)
 
-    def _describe_given(
+    def _predict_given(
         self, images: Sequence[torch.Tensor], geometries: Sequence[Geometry], boxes: Sequence[torch.Tensor]
     ) -> list[Proposals]:
         with self.precision.context(self.device.type):
@@ -171,30 +166,3 @@ def _of_classes(deltas: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     if deltas.shape[1] == 4:
         return deltas
     return deltas.view(len(deltas), -1, 4)[torch.arange(len(deltas), device=deltas.device), classes]
-
-
-def build_network(cfg: CfgNode, weights: Path | None, device: torch.device) -> BottomUpAttention:
-    """The network of the configuration with the weights of a file, for inference.
-
-    Raises:
-        InputError: the file cannot be read or does not fit.
-    """
-    model = build_model(with_values(cfg, device=str(device)))
-    if weights is not None:
-        place_weights(model, read_weights(weights), weights)
-    return model.eval()
-
-
-def build_detector(
-    cfg: CfgNode, weights: Path | None, device: torch.device, precision: Precision = Precision.FP32
-) -> Detector:
-    """The detector of a configuration; without weights it is random, as `cfg.SEED` has it."""
-    if weights is None:
-        torch.manual_seed(max(cfg.SEED, 0))
-    resizing = Resizing(
-        cfg.INPUT.RESIZE, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, tuple(cfg.MODEL.PIXEL_MEAN)
-    )
-    network = build_network(cfg, weights, device)
-    if device.type == "cuda":  # on a CPU it gains little and sums grouped convolutions in a worse order
-        network.to(memory_format=torch.channels_last)
-    return Detector(network, resizing, is_caffe(cfg), precision)

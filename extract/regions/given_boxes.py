@@ -26,7 +26,7 @@ def load_boxes(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: no such file of boxes")
     if h5py.is_hdf5(path):
         return _of_store(path)
-    document = read_json(path, refuse_repeats=True)
+    document = read_json(path, unique_keys=True)
     if not isinstance(document, dict):
         raise InputError(f'{path}: expected an object {{"id": [[x1, y1, x2, y2], ...]}}')
     boxes = {image_id: _checked(path, image_id, rows) for image_id, rows in document.items()}

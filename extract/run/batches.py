@@ -9,22 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from data_tools.store.schema import Block
 
 from data_tools.errors import InputError
-from data_tools.store.reading import Block
 from extract.detector.detector import Detector
 from extract.detector.proposals import Proposals
 from extract.regions.given_boxes import Boxes
 from extract.regions.selection import Selection
 from extract.run.loading import Decoded, load
-from extract.run.overlap import Follower, Mark
+from extract.run.overlap import AsyncStage, Mark
 from extract.run.sources import SourceImage
 from extract.run.summary import Options
 
 WAITING = 4  # batches of decoded images of different shapes that are held before one goes though it is not full
 
 
-class Describer:
+class BatchRunner:
     """Describes the images of a list.
 
     Args:
@@ -64,12 +64,12 @@ class Describer:
         """
         order = [position for span in spans for position in span]
         decoded = load(self.folder, self.images, order, self.detector.resizing, self.options.workers)
-        with Follower(self.detector.device) as follower:
+        with AsyncStage(self.detector.device) as stage:
             for span in spans:
-                yield self._block(span, decoded, follower, advance)
+                yield self._block(span, decoded, stage, advance)
 
     def _block(
-        self, span: range, decoded: Iterator[Decoded], follower: Follower, advance: Callable[[int], None]
+        self, span: range, decoded: Iterator[Decoded], stage: AsyncStage, advance: Callable[[int], None]
     ) -> Block:
         regions: dict[int, dict[str, np.ndarray]] = {}
         sizes: dict[int, tuple[int, int]] = {}
@@ -81,13 +81,13 @@ class Describer:
 
         before: tuple[list[Decoded], Future] | None = None
         for batch in self._batches(span, decoded, sizes, fail):
-            begun = batch, self._begin(batch, follower)
+            begun = batch, self._begin(batch, stage)
             if before is not None:  # its regions are chosen while the network has the next batch
-                regions.update(self._end(*before, follower, begun[1]))
+                regions.update(self._end(*before, stage, begun[1]))
                 advance(len(before[0]))
             before = begun
         if before is not None:
-            regions.update(self._end(*before, follower))
+            regions.update(self._end(*before, stage))
             advance(len(before[0]))
         too_large = [position for position in sizes if position not in regions]
         failures += [self._failure(position, "too large for the memory of the device") for position in too_large]
@@ -148,9 +148,9 @@ class Describer:
             raise InputError(f"{self.folder / image.file}: image {image.image_id} cannot be read: {reason}")
         return {"id": image.image_id, "file": image.file, "reason": reason}
 
-    def _begin(self, batch: list[Decoded], follower: Follower) -> Future:
+    def _begin(self, batch: list[Decoded], stage: AsyncStage) -> Future:
         """Send a batch through the network, and have regions chosen after it: `_columns` will come."""
-        start = follower.mark()
+        start = stage.mark()
         try:
             proposals = self._proposals(batch)
         except RuntimeError as error:
@@ -159,31 +159,31 @@ class Describer:
             failed: Future = Future()
             failed.set_exception(error.with_traceback(None))  # which would hold the memory that is wanted
             return failed
-        ready = follower.mark()
-        return follower.submit(partial(self._columns, batch, proposals, start, ready), ready)
+        ready = stage.mark()
+        return stage.submit(partial(self._columns, batch, proposals, start, ready), ready)
 
     def _end(
-        self, batch: list[Decoded], begun: Future, follower: Follower, next_one: Future | None = None
+        self, batch: list[Decoded], begun: Future, stage: AsyncStage, next_one: Future | None = None
     ) -> dict[int, dict[str, np.ndarray]]:
         """Columns of each image of a batch, by position; `next_one` is the batch that was begun after it."""
         try:
             return _result(begun)
         except MemoryError:
             wait([] if next_one is None else [next_one])  # for where two batches do not fit one may
-            return self._alone(batch, follower)
+            return self._alone(batch, stage)
 
-    def _alone(self, batch: list[Decoded], follower: Follower) -> dict[int, dict[str, np.ndarray]]:
+    def _alone(self, batch: list[Decoded], stage: AsyncStage) -> dict[int, dict[str, np.ndarray]]:
         """The same with nothing else in memory, and in halves where it does not hold the batch even so."""
         if self.detector.device.type == "cuda":
             torch.cuda.empty_cache()
         try:
-            return _result(self._begin(batch, follower))
+            return _result(self._begin(batch, stage))
         except MemoryError:
             if len(batch) == 1:
                 return {}  # `_block` makes a failure of it
         half = (len(batch) + 1) // 2
         self.batch_size = min(self.batch_size, half)
-        return self._alone(batch[:half], follower) | self._alone(batch[half:], follower)
+        return self._alone(batch[:half], stage) | self._alone(batch[half:], stage)
 
     def _columns(
         self, batch: list[Decoded], proposals: list[Proposals], start: Mark, ready: Mark
@@ -200,7 +200,7 @@ class Describer:
         if self.boxes is None:
             return self.detector(tensors, geometries)
         given = [self.boxes[self.images[item.position].image_id] for item in batch]
-        return self.detector.describe_boxes(tensors, geometries, [torch.from_numpy(boxes) for boxes in given])
+        return self.detector.predict_boxes(tensors, geometries, [torch.from_numpy(boxes) for boxes in given])
 
     def _as_block(
         self,

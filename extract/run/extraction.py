@@ -6,11 +6,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
+from data_tools.store.schema import Block
+
 from data_tools.console import Progress
-from data_tools.store.parts import Parts, refuse_difference
-from data_tools.store.reading import Block, FeatureStore
+from data_tools.store.parts import Parts, check_same_provenance
+from data_tools.store.reading import FeatureStore
 from data_tools.store.report import write_report
-from extract.run.batches import Describer
+from extract.run.batches import BatchRunner
 from extract.run.summary import Summary
 
 
@@ -57,7 +59,7 @@ class Extraction:
         start = time.perf_counter()
         if self.parts.file.is_file():
             with FeatureStore(self.parts.file) as store:
-                refuse_difference(store.path, store.provenance, self.parts.provenance)
+                check_same_provenance(store.path, store.provenance, self.parts.provenance)
             self.parts.discard()
         else:
             self._write_parts(engine)
@@ -104,12 +106,12 @@ class Extraction:
 class LocalEngine:
     """This process, with one network: it describes a part while a thread writes the one before."""
 
-    def __init__(self, describer: Describer) -> None:
-        self.describer = describer
+    def __init__(self, runner: BatchRunner) -> None:
+        self.runner = runner
 
     def __call__(self, parts: Parts, missing: Sequence[int], advance: Callable[[int], None]) -> dict[str, float]:
         """See `Engine`."""
-        seconds = self.describer.seconds
+        seconds = self.runner.seconds
         pending: Future[None] | None = None
 
         def write(part: int, block: Block) -> None:
@@ -117,7 +119,7 @@ class LocalEngine:
             parts.write(part, block)
             seconds["writing"] += time.perf_counter() - start
 
-        blocks = self.describer.blocks([parts.span(part) for part in missing], advance)
+        blocks = self.runner.blocks([parts.span(part) for part in missing], advance)
         with ThreadPoolExecutor(1) as writer:
             for part, block in zip(missing, blocks, strict=True):
                 if pending is not None:

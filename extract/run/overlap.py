@@ -26,7 +26,7 @@ class Mark:
         return self.event.elapsed_time(later.event) / 1000
 
 
-class Follower:
+class AsyncStage:
     """A thread that works with what the network leaves, in the order in which it is told to.
 
     On a GPU the thread has a stream of its own: its waiting for results keeps nobody. That stream goes first, for

@@ -9,18 +9,18 @@ from detectron2.config import CfgNode
 from data_tools.devices import resolve_device
 from data_tools.errors import UsageError
 from data_tools.store.report import report_path
+from extract.build import build_detector, build_network
 from extract.choices import DEFAULT_WEIGHTS, OTHER_WEIGHTS
 from extract.config import is_caffe, load_config, with_values
-from extract.detector.detector import build_detector, build_network
 from extract.detector.precision import Precision
 from extract.regions.given_boxes import Boxes, load_boxes
 from extract.regions.selection import GivenBoxes, Selection, build_selection
-from extract.run.batches import Describer
+from extract.run.batches import BatchRunner
 from extract.run.extraction import Engine, Extraction, LocalEngine
-from extract.run.provenance import describe_run
+from extract.run.provenance import run_provenance
 from extract.run.sources import Sources, find_sources
 from extract.run.summary import Options, Summary
-from extract.weights.placing import find_weights, sha256_of
+from extract.weights.locating import find_weights, sha256_of
 
 RANDOM = "random"  # the weights of a network that nobody trained, for comparison
 
@@ -77,10 +77,10 @@ class Worker:
     options: Options
     boxes: Boxes | None
 
-    def describer(self, device: str) -> Describer:
+    def runner(self, device: str) -> BatchRunner:
         """The network, on a device."""
         detector = build_detector(self.cfg, self.weights, resolve_device(device), self.precision)
-        return Describer(
+        return BatchRunner(
             detector, self.selection, self.sources.folder, self.sources.images, self.options, self.boxes
         )
 
@@ -93,7 +93,7 @@ def extract_folder(request: Request) -> Summary:
             cannot compute so.
         InputError: something given cannot be read, or the store was made otherwise; see `Extraction.run`.
     """
-    _refuse_contradictions(request)
+    _check_options(request)
     device = resolve_device(request.device)
     request.precision.require(device)
     cfg = with_values(load_config(request.config), seed=request.seed)
@@ -102,7 +102,7 @@ def extract_folder(request: Request) -> Summary:
     weights = resolve_weights(request.config, request.weights)
     boxes = load_boxes(request.boxes) if request.boxes else None
     worker = Worker(cfg, weights, request.precision, _selection(request, cfg), sources, request.options, boxes)
-    provenance = describe_run(cfg, weights, worker.selection, worker.precision, worker.options, sources)
+    provenance = run_provenance(cfg, weights, worker.selection, worker.precision, worker.options, sources)
     run = Extraction(
         store,
         provenance,
@@ -120,7 +120,7 @@ def extract_folder(request: Request) -> Summary:
     return run.run(engine)
 
 
-def _refuse_contradictions(request: Request) -> None:
+def _check_options(request: Request) -> None:
     settings = (request.bounds, request.threshold, request.nms, request.rule)
     if request.boxes is not None and settings != (None, None, None, "caffe"):
         raise UsageError("--boxes gives every box that is described: no selection, counts or NMS beside it")
@@ -158,7 +158,7 @@ def _selection(request: Request, cfg: CfgNode) -> Selection:
 
 def _engine(request: Request, worker: Worker, device: str) -> Engine:
     if request.ray_address is None:
-        return LocalEngine(worker.describer(device))
+        return LocalEngine(worker.runner(device))
     from extract.run.ray_engine import RayEngine
 
     build_network(worker.cfg, worker.weights, torch.device("cpu"))  # weights that do not fit are heard of here

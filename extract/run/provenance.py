@@ -13,12 +13,12 @@ from extract.detector.precision import Precision
 from extract.regions.selection import Selection
 from extract.run.sources import Sources
 from extract.run.summary import Options
-from extract.weights.placing import sha256_of
+from extract.weights.locating import sha256_of
 
 PACKAGES = ("pixels-to-recall", "torch", "torchvision", "numpy", "pillow")
 
 
-def describe_run(
+def run_provenance(
     cfg: CfgNode,
     weights: Path | None,
     selection: Selection,

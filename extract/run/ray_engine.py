@@ -16,7 +16,7 @@ from data_tools.errors import InputError, UsageError
 from data_tools.store.parts import Parts
 
 if TYPE_CHECKING:
-    from extract.run.batches import Describer
+    from extract.run.batches import BatchRunner
     from extract.run.plan import Worker
 
 DEATHS = 3  # of actors at one part, which then is what kills them
@@ -28,18 +28,18 @@ class _PartWriter:
 
     def __init__(self, worker: "Worker", device: str) -> None:
         self.worker, self.device = worker, device
-        self.describer: Describer | None = None
+        self.runner: BatchRunner | None = None
 
     def write(self, parts: Parts, part: int) -> dict[str, float]:
         """Describe and write one part; seconds by stage."""
         # built here and not above, since Ray passes on the errors of calls alone as they are
-        describer = self.describer = self.describer or self.worker.describer(self.device)
-        before = dict(describer.seconds)
-        [block] = describer.blocks([parts.span(part)], lambda count: None)
+        runner = self.runner = self.runner or self.worker.runner(self.device)
+        before = dict(runner.seconds)
+        [block] = runner.blocks([parts.span(part)], lambda count: None)
         start = time.perf_counter()
         parts.write(part, block)
-        describer.seconds["writing"] += time.perf_counter() - start
-        return {stage: value - before.get(stage, 0.0) for stage, value in describer.seconds.items()}
+        runner.seconds["writing"] += time.perf_counter() - start
+        return {stage: value - before.get(stage, 0.0) for stage, value in runner.seconds.items()}
 
 
 def _with_absolute_paths(worker: "Worker") -> "Worker":

@@ -121,7 +121,7 @@ def _look(detector: Detector, image: np.ndarray, objects: np.ndarray) -> tuple[I
     found = detector.detect(resized, geometry)
     if not len(objects):
         return found, np.zeros((0, detector.model.roi_heads.box_predictor.num_attributes), np.float32)
-    [described] = detector.describe_boxes([resized], [geometry], [torch.from_numpy(objects)])
+    [described] = detector.predict_boxes([resized], [geometry], [torch.from_numpy(objects)])
     return found, described.attribute_probabilities.cpu().numpy()
 
 

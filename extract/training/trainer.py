@@ -128,7 +128,7 @@ def train_detector(
         raise UsageError(f"{out}: holds no checkpoint to resume from")
     cfg = with_values(cfg, output=str(out))
     if resume:
-        _refuse_changes(out / "config.yaml", cfg)
+        _check_same_config(out / "config.yaml", cfg)
     comm.synchronize()  # nobody writes before all have looked
     out.mkdir(parents=True, exist_ok=True)
     _log_to_file(out)
@@ -196,7 +196,7 @@ def _as_one_line(error: InputError) -> InputError:
     return InputError(str(error).strip().splitlines()[-1].split(f"{InputError.__name__}: ", 1)[-1])
 
 
-def _refuse_changes(stored: Path, cfg: CfgNode) -> None:
+def _check_same_config(stored: Path, cfg: CfgNode) -> None:
     """Raise `InputError` where a run was begun with another configuration; its device and place may differ."""
     old, new = (
         [line for line in text.splitlines() if not line.startswith(("  DEVICE: ", "OUTPUT_DIR: "))]

@@ -15,7 +15,9 @@ from detectron2.checkpoint.c2_model_loading import convert_basic_c2_names
 from torch import nn
 
 from data_tools.errors import InputError
-from extract.weights.placing import first_names, place_weights, read_weights, sha256_of
+from extract.weights.locating import sha256_of
+from extract.weights.placing import first_names, place_weights
+from extract.weights.reading import read_weights
 
 _BACKBONE, _RES5 = "backbone.", "roi_heads.res5."
 _LAYER = re.compile(r"(stem|res[2-5])\.")

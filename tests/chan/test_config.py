@@ -12,7 +12,7 @@ from chan.config import (
     save_config,
 )
 from chan.model.chan import build_model
-from chan.text.tokenizers import VocabularyReader
+from chan.text.tokenizers import VocabularyTokenizer
 from data_tools.captions.vocabulary import SPECIAL, Vocabulary
 from data_tools.configs import config_folder
 from data_tools.errors import InputError, UsageError
@@ -23,7 +23,7 @@ SHIPPED = sorted(path.stem for path in config_folder("chan").glob("*.yaml"))
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_configurations_load_and_build(name: str) -> None:
     config = load_config(name)
-    reader = VocabularyReader(Vocabulary([*SPECIAL, "word"]))
+    reader = VocabularyTokenizer(Vocabulary([*SPECIAL, "word"]))
     model = build_model(config.model, 64, reader, pretrained=False)
     assert model.image_encoder.fc.weight.shape == (config.model.dim, 64)
 
@@ -64,7 +64,7 @@ def test_differing_keys() -> None:
         ("model.pooling=median", ["model.pooling", "median", "softmax"]),
         ("model.text.encoder=elmo", ["model.text.encoder", "bigru", "bert"]),
         ("loss.temperature=0", ["loss.temperature", "above 0"]),
-        ("data.region_keep=1.2", ["data.region_keep", "from 0 to 1"]),
+        ("data.region_keep_prob=1.2", ["data.region_keep_prob", "from 0 to 1"]),
         ("train.batch_size=1", ["train.batch_size"]),
         ("train.epochs", ["key=value"]),
         ("train.lr=[", ["train.lr"]),

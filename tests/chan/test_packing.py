@@ -1,6 +1,6 @@
 import torch
 
-from chan.packing import equal_runs, join, pack
+from chan.packing import equal_length_runs, join, pack
 
 SEQUENCES = [torch.arange(n * 2.0).view(n, 2) + 10 * n for n in (3, 1, 4, 1, 3)]
 
@@ -20,7 +20,7 @@ def test_sorting_moves_whole_sequences() -> None:
 
 
 def test_runs_cover_all_rows_in_order() -> None:
-    runs = equal_runs(pack(SEQUENCES).sorted_by_length()[0].offsets)
+    runs = equal_length_runs(pack(SEQUENCES).sorted_by_length()[0].offsets)
     assert [(run.length, run.count, run.first, run.first_row) for run in runs] == [
         (1, 2, 0, 0),
         (3, 2, 2, 2),

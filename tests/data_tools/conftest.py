@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
-
-from data_tools.store.reading import REGION_COLUMNS, Block
+from data_tools.store.schema import REGION_COLUMNS, Block
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ import json
 
 import numpy as np
 import pytest
+from data_tools.store.schema import Block, StoreSchema
+from data_tools.store.writing import write_store
 from PIL import Image
-
-from data_tools.store.reading import Block, StoreShape, write_store
 
 WHO, WHAT = ("a man", "two dogs", "a girl in red", "an old boat"), ("on the grass", "by the sea", "in a street")
 REGIONS, DIM, HEIGHT, WIDTH = 4, 8, 48, 64
@@ -101,7 +101,7 @@ def make_mine(folder):
         sizes = np.full((len(numbers), 2), (HEIGHT, WIDTH), np.int32)
         block = Block([str(n) for n in numbers], np.full(len(numbers), REGIONS), columns, sizes)
         (folder / "machines").mkdir(exist_ok=True)
-        write_store(folder / "machines" / f"{machine}.h5", [block], StoreShape.of([block]), MADE)
+        write_store(folder / "machines" / f"{machine}.h5", [block], StoreSchema.of([block]), MADE)
 
 
 @pytest.fixture(scope="module")

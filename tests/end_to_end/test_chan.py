@@ -17,7 +17,7 @@ BIN = Path(sys.executable).parent
 COLOURS = ("red", "green", "blue", "yellow")
 SETTINGS = (
     "model.dim=16", "model.text.word_dim=8", "loss.warmup_epochs=9", "train.epochs=3", "train.batch_size=20",
-    "train.accumulate=2", "train.lr=5e-3", "train.schedule=cosine",
+    "train.grad_cache_chunks=2", "train.lr=5e-3", "train.schedule=cosine",
 )  # fmt: skip
 
 

@@ -190,8 +190,8 @@ def write_resnet(config, path):
     import torch
     from safetensors.torch import save_file
 
+    from extract.build import build_network
     from extract.config import load_config
-    from extract.detector.detector import build_network
 
     state = build_network(load_config(str(config)), None, torch.device("cpu")).state_dict()
     short = {name.removeprefix("backbone.").removeprefix("roi_heads."): tensor for name, tensor in state.items()}

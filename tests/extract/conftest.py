@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from data_tools.scenes.dataset import write_scenes
+from extract.build import build_detector
 from extract.config import load_config
-from extract.detector.detector import build_detector
 
 
 @pytest.fixture(scope="session")

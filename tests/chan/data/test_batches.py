@@ -7,7 +7,7 @@ from chan.data.batches import Batch, TrainingPairs, epoch_order, training_batche
 from chan.data.feature_cache import make_cache
 from chan.data.splits import open_split
 from chan.packing import join, pack
-from chan.text.tokenizers import VocabularyReader
+from chan.text.tokenizers import VocabularyTokenizer
 from data_tools.captions.vocabulary import Vocabulary
 
 CPU = torch.device("cpu")
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 def make_pairs(dataset: Path, keep: float = 0.8, change: float = 0.2) -> TrainingPairs:
     opened = open_split(dataset, "train", None)
-    reader = VocabularyReader(Vocabulary.build(opened.split.captions))
+    reader = VocabularyTokenizer(Vocabulary.build(opened.split.captions))
     return TrainingPairs(opened, reader, keep, change, seed=3)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from chan.data.splits import caption_batch, caption_lengths, image_batch, open_split, read_captions
-from chan.text.tokenizers import BertReader, VocabularyReader
+from chan.text.tokenizers import BertTokenizer, VocabularyTokenizer
 from data_tools.captions.vocabulary import Vocabulary
 from data_tools.errors import InputError
 
@@ -18,7 +18,7 @@ def test_batches_hold_images_and_captions_in_order(dataset: Path) -> None:
     assert images.lengths.tolist() == [len(rows) for rows in expected]
     assert torch.equal(images.rows, torch.from_numpy(np.concatenate(expected)))
 
-    reader = VocabularyReader(Vocabulary.build(opened.split.captions, threshold=1))
+    reader = VocabularyTokenizer(Vocabulary.build(opened.split.captions, threshold=1))
     read = read_captions(opened, reader)
     captions = caption_batch(read, reader, np.array([3, 2]))
     spelled = reader.words([opened.split.captions[caption] for caption in (3, 2)])
@@ -28,7 +28,7 @@ def test_batches_hold_images_and_captions_in_order(dataset: Path) -> None:
 
 
 def test_lengths_count_what_bert_puts_around_a_caption(dataset: Path, bert_folder: str) -> None:
-    opened, reader = open_split(dataset, "dev", None), BertReader(bert_folder)
+    opened, reader = open_split(dataset, "dev", None), BertTokenizer(bert_folder)
     read = read_captions(opened, reader)
     captions = caption_batch(read, reader, np.arange(len(read)))
     assert caption_lengths(read, reader).tolist() == captions.lengths.tolist()

@@ -18,7 +18,7 @@ from chan.evaluation.evaluate import (
 from chan.evaluation.recall import measure, of_matrix
 from chan.model.chan import build_model
 from chan.packing import pack
-from chan.text.tokenizers import BertReader, VocabularyReader
+from chan.text.tokenizers import BertTokenizer, VocabularyTokenizer
 from data_tools.captions.vocabulary import Vocabulary
 from data_tools.errors import InputError, UsageError
 from data_tools.store.features import FeatureStore
@@ -31,8 +31,8 @@ def opened(dataset: Path) -> FeatureSplit:
     return open_split(dataset, "test", None)
 
 
-def reader_of(opened: FeatureSplit) -> VocabularyReader:
-    return VocabularyReader(Vocabulary.build(opened.split.captions, threshold=1))
+def reader_of(opened: FeatureSplit) -> VocabularyTokenizer:
+    return VocabularyTokenizer(Vocabulary.build(opened.split.captions, threshold=1))
 
 
 def test_scores_are_those_of_single_pairs(opened: FeatureSplit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +56,7 @@ def test_embeddings_come_in_the_splits_order(
 ) -> None:
     """They are made by length; each equals what the encoders make of its image or caption alone."""
     monkeypatch.setattr(evaluation, "BATCH", 4)
-    reader = BertReader(request.getfixturevalue("bert_folder")) if bert else reader_of(opened)
+    reader = BertTokenizer(request.getfixturevalue("bert_folder")) if bert else reader_of(opened)
     torch.manual_seed(0)
     model = build_model(ModelConfig(dim=16), opened.features.dim, reader, pretrained=False).eval()
     regions, words = evaluation.encode(model, opened, reader, CPU)

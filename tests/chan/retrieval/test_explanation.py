@@ -9,7 +9,7 @@ from chan.data.splits import open_split
 from chan.model.chan import build_model
 from chan.packing import pack
 from chan.retrieval.explanation import explain, image_files, is_content_word, picked_regions
-from chan.text.tokenizers import VocabularyReader
+from chan.text.tokenizers import VocabularyTokenizer
 from data_tools.captions.vocabulary import Vocabulary
 from data_tools.errors import InputError
 
@@ -29,7 +29,7 @@ def test_the_most_similar_piece_of_a_word_decides() -> None:
 
 def test_rows_name_the_best_images_and_the_picked_boxes(dataset: Path) -> None:
     opened = open_split(dataset, "test", None)
-    reader = VocabularyReader(Vocabulary.build(opened.split.captions, threshold=1))
+    reader = VocabularyTokenizer(Vocabulary.build(opened.split.captions, threshold=1))
     torch.manual_seed(0)
     model = build_model(ModelConfig(dim=16), 24, reader, pretrained=False)
     rows = explain(model, opened, reader, image_files(dataset, opened), CPU)
@@ -57,7 +57,7 @@ def test_features_without_boxes_are_one_clear_line(dataset: Path, tmp_path: Path
     stored = open_split(dataset, "test", None)
     np.save(tmp_path / "test_ims.npy", np.ones((6, 3, 24), dtype=np.float32))
     opened = open_split(dataset, "test", tmp_path / "test_ims.npy")
-    reader = VocabularyReader(Vocabulary.build(stored.split.captions, threshold=1))
+    reader = VocabularyTokenizer(Vocabulary.build(stored.split.captions, threshold=1))
     model = build_model(ModelConfig(dim=16), 24, reader, pretrained=False)
     with pytest.raises(InputError, match=r"test_ims\.npy: holds no boxes"):
         explain(model, opened, reader, image_files(dataset, opened), CPU)

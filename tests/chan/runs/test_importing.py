@@ -207,7 +207,13 @@ def test_the_command_imports_and_tells(vocabulary: Path, dataset: Path, tmp_path
     done = called("import", path, "--vocab", vocabulary, "--out", tmp_path / "run", "--json")
     assert json.loads(done.stdout) == {"run": str(tmp_path / "run"), "epoch": 17, "best_rsum": 497.5}
     config = (tmp_path / "run" / "config.yaml").read_text()
-    for line in ("coding: vha", "lr: 0.0005", "lr_decay_epoch: 15", "mask_duplicates: false", "region_keep: 0.8"):
+    for line in (
+        "coding: vha",
+        "lr: 0.0005",
+        "lr_decay_epoch: 15",
+        "mask_duplicates: false",
+        "region_keep_prob: 0.8",
+    ):
         assert line in config
     again = called("import", path, "--vocab", vocabulary, "--out", tmp_path / "run")
     assert "holds a run already" in str(again.exception)

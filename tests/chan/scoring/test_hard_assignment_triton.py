@@ -18,7 +18,7 @@ from torch import Tensor
 
 from chan.packing import Packed, pack
 from chan.scoring import hard_assignment
-from chan.scoring.hard_assignment import best_similarities
+from chan.scoring.hard_assignment import max_similarities
 from chan.scoring.pairwise import PRECISIONS, pairwise_scores
 
 HERE = Path(__file__).parent
@@ -230,10 +230,10 @@ def test_memory_grows_with_winners() -> None:
 def test_the_forward_pass_waits_for_nothing(lengths: tuple[list[int], list[int]]) -> None:
     images, captions = (rounded_rows(some, seed, 64, torch.float32) for seed, some in enumerate(lengths))
     regions, words = images.with_rows(images.rows.cuda()), captions.rows.cuda().requires_grad_()
-    best_similarities(words, regions, torch.bfloat16)  # compiled
+    max_similarities(words, regions, torch.bfloat16)  # compiled
     torch.cuda.set_sync_debug_mode("error")
     try:
-        best_similarities(words, regions, torch.bfloat16)
+        max_similarities(words, regions, torch.bfloat16)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -244,6 +244,6 @@ def test_double_precision_goes_without_the_kernel() -> None:
     assert not hard_assignment.has_kernel(rows, None)
     assert hard_assignment.has_kernel(rows, torch.bfloat16)
     for precision in (None, torch.bfloat16):
-        best = best_similarities(rows, Packed(rows, ends), precision)
+        best = max_similarities(rows, Packed(rows, ends), precision)
         assert best.tolist() == [[1, 0], [0, 1], [0, 1]]
         assert best.dtype == torch.float64

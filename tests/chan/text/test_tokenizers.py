@@ -1,15 +1,15 @@
 import pytest
 from transformers import AutoTokenizer
 
-from chan.text.tokenizers import BertReader, VocabularyReader, read_words
+from chan.text.tokenizers import BertTokenizer, VocabularyTokenizer, read_words
 from data_tools.captions.vocabulary import Vocabulary
 from data_tools.errors import InputError
 
 CAPTIONS = ["A red square .", "", "a a"]
 
 
-def reader() -> VocabularyReader:
-    return VocabularyReader(Vocabulary(["<pad>", "<start>", "<end>", "<unk>", "a", "red"]))
+def reader() -> VocabularyTokenizer:
+    return VocabularyTokenizer(Vocabulary(["<pad>", "<start>", "<end>", "<unk>", "a", "red"]))
 
 
 def test_vocabulary_words_and_ids() -> None:
@@ -32,7 +32,7 @@ def test_captions_are_found_again() -> None:
 
 def test_bert_pieces_by_word(bert_folder: str) -> None:
     caption = "A snowboarder's mid-air somersault ."
-    bert = BertReader(bert_folder)
+    bert = BertTokenizer(bert_folder)
     words = bert.words([caption])[0]
     assert [word for word, _ in words][:3] == ["A", "snowboarder", "'"]
     tokenizer = AutoTokenizer.from_pretrained(bert_folder)
@@ -43,7 +43,7 @@ def test_bert_pieces_by_word(bert_folder: str) -> None:
 
 
 def test_bert_cuts_what_is_too_long(bert_folder: str) -> None:
-    bert = BertReader(bert_folder)
+    bert = BertTokenizer(bert_folder)
     words = bert.words(["dog " * 2000])[0]
     assert 2 < len(words) + 2 <= 512
 
@@ -51,5 +51,5 @@ def test_bert_cuts_what_is_too_long(bert_folder: str) -> None:
 def test_a_bert_that_is_not_there_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # do not wait for the network
     with pytest.raises(InputError, match="no/such-bert") as error:
-        BertReader("no/such-bert")
+        BertTokenizer("no/such-bert")
     assert "\n" not in str(error.value)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from chan.config import Config, load_config
 from chan.data.splits import open_split
 from chan.runs import folder as runs
-from chan.runs.folder import Progressed
+from chan.runs.folder import TrainProgress
 from chan.training import loop as training
 from chan.training import step as steps
 from data_tools.errors import InputError, UsageError
@@ -28,7 +28,7 @@ def _threads() -> None:
     torch.set_num_threads(1)  # tensors this small only wait for one another on more
 
 
-def train(folder: Path, dataset: Path, config: Config, resume: bool = False) -> Progressed:
+def train(folder: Path, dataset: Path, config: Config, resume: bool = False) -> TrainProgress:
     return training.train(folder, config, dataset, None, CPU, resume)
 
 
@@ -138,7 +138,7 @@ def test_the_best_score_survives_a_resume(
     assert (tmp_path / "run" / "best.safetensors").read_bytes() == best
 
 
-def ruin(trainer: training.Trainer, progressed: Progressed) -> None:
+def ruin(trainer: training.Trainer, progressed: TrainProgress) -> None:
     for parameter in trainer.stepper.model.parameters():
         torch.nn.init.zeros_(parameter)
     progressed.epoch += 1
@@ -158,8 +158,8 @@ class KilledSoon:
 @pytest.mark.parametrize(
     "changes",
     [
-        ["train.schedule=cosine", "train.accumulate=3", "data.cache=memory"],
-        ["train.precision=bf16", "train.accumulate=2"],
+        ["train.schedule=cosine", "train.grad_cache_chunks=3", "data.cache=memory"],
+        ["train.precision=bf16", "train.grad_cache_chunks=2"],
         ["train.precision=fp16"],
         ["model.coding=vsa", "model.image.encoder=basic"],
     ],
@@ -175,13 +175,13 @@ def test_a_run_killed_within_an_epoch_goes_on_where_it_was(
         with pytest.raises(KilledError):
             train(tmp_path / "cut", dataset, config)
     taken: list[int] = []
-    take = steps.Stepper.take
+    take = steps.TrainingStep.take
 
-    def counted(self: steps.Stepper, *arguments: Any) -> torch.Tensor:
+    def counted(self: steps.TrainingStep, *arguments: Any) -> torch.Tensor:
         taken.append(1)
         return take(self, *arguments)
 
-    monkeypatch.setattr(steps.Stepper, "take", counted)
+    monkeypatch.setattr(steps.TrainingStep, "take", counted)
     train(tmp_path / "cut", dataset, runs.load_run_config(tmp_path / "cut"), resume=True)
     assert len(taken) == 1  # of six, five were saved
     for file in ("last.safetensors", "best.safetensors"):
@@ -204,7 +204,7 @@ def tiny_bert(bert_folder: str, tmp_path: Path) -> str:
 def test_bert_with_dropout_resumes_within_an_epoch(
     tiny_bert: str, dataset: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = ["model.text.encoder=bert", f"model.text.bert={tiny_bert}", "train.accumulate=2"]
+    changes = ["model.text.encoder=bert", f"model.text.bert={tiny_bert}", "train.grad_cache_chunks=2"]
     changes += ["train.epochs=1", "train.batch_size=30"]
     config = load_config(str(tiny_config), changes)
     train(tmp_path / "whole", dataset, config)

@@ -15,7 +15,7 @@ from chan.scoring.pairwise import Scoring
 from chan.training.distributed import Ranks, joined
 from chan.training.losses import contrastive, infonce
 from chan.training.optimizer import make_optimizer
-from chan.training.step import Stepper, make_scaler
+from chan.training.step import TrainingStep, make_scaler
 
 CPU = torch.device("cpu")
 PAIRS, FEATURES, WORDS, DIM = 7, 10, 20, 16
@@ -30,7 +30,7 @@ def make_batch() -> Batch:
     return Batch(images, captions, torch.tensor([0, 1, 2, 1, 3, 4, 0]))
 
 
-def make_stepper(coding: str, bert: bool = False, **options) -> Stepper:
+def build_step(coding: str, bert: bool = False, **options) -> TrainingStep:
     torch.manual_seed(0)
     text: BiGRUEncoder | BertEncoder = BiGRUEncoder(WORDS, 6, DIM)
     if bert:
@@ -41,7 +41,7 @@ def make_stepper(coding: str, bert: bool = False, **options) -> Stepper:
     model = Chan(ImageEncoder(FEATURES, DIM, "selfattention"), text, Scoring(coding)).train()
     optimizer = make_optimizer(model, 1e-2, 0.1, 0.01)
     precision = options.get("precision", "fp32")
-    return Stepper(model, optimizer, make_scaler(precision, CPU), CPU, **options)
+    return TrainingStep(model, optimizer, make_scaler(precision, CPU), CPU, **options)
 
 
 def hardest(scores: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
@@ -52,7 +52,7 @@ def information(scores: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
     return infonce(scores, negatives, 0.1, 0.5)
 
 
-def gradients(stepper: Stepper) -> dict[str, torch.Tensor]:
+def gradients(stepper: TrainingStep) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in stepper.model.named_parameters()}
 
 
@@ -60,7 +60,7 @@ def gradients(stepper: Stepper) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("parts", [2, 3, 100])
 @pytest.mark.parametrize("coding", ["vha", "t2i"])
 def test_parts_give_the_gradient_of_the_whole(coding: str, parts: int, criterion) -> None:
-    whole, cut = make_stepper(coding), make_stepper(coding, parts=parts)
+    whole, cut = build_step(coding), build_step(coding, parts=parts)
     batch = make_batch()
     losses = [stepper.gradients(batch, criterion, seed=5) for stepper in (whole, cut)]
     torch.testing.assert_close(losses[0], losses[1])
@@ -72,7 +72,7 @@ def test_parts_give_the_gradient_of_the_whole(coding: str, parts: int, criterion
 
 def test_both_passes_of_a_part_drop_the_same() -> None:
     """BERT's dropout is drawn twice; were the draws different, the loss's gradient would not be this one's."""
-    stepper, batch = make_stepper("vha", bert=True, parts=2), make_batch()
+    stepper, batch = build_step("vha", bert=True, parts=2), make_batch()
     drawn: list[list[torch.Tensor]] = []
     embed = stepper._embed
 
@@ -91,7 +91,7 @@ def test_both_passes_of_a_part_drop_the_same() -> None:
 
 @pytest.mark.parametrize(("precision", "bound"), [("bf16", 0.1), ("fp16", 0.02)])
 def test_mixed_precision_comes_close(precision: str, bound: float) -> None:
-    exact, mixed = make_stepper("vha"), make_stepper("vha", precision=precision)
+    exact, mixed = build_step("vha"), build_step("vha", precision=precision)
     mixed.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, enabled=precision == "fp16")
     batch = make_batch()
     losses = [stepper.gradients(batch, information, seed=5) for stepper in (exact, mixed)]
@@ -105,7 +105,7 @@ def test_mixed_precision_comes_close(precision: str, bound: float) -> None:
 
 
 def test_an_overflow_in_fp16_skips_the_step_and_halves_the_scale() -> None:
-    stepper, batch = make_stepper("vha", precision="fp16"), make_batch()
+    stepper, batch = build_step("vha", precision="fp16"), make_batch()
     before = {name: value.clone() for name, value in stepper.model.state_dict().items()}
     stepper.take(batch, lambda scores, negatives: information(scores, negatives) * 1e38, seed=5)
     assert stepper.scaler.get_scale() == 2.0**15
@@ -113,7 +113,7 @@ def test_an_overflow_in_fp16_skips_the_step_and_halves_the_scale() -> None:
 
 
 def test_the_gradient_is_clipped() -> None:
-    stepper = make_stepper("vha", clip=1e-3)
+    stepper = build_step("vha", clip=1e-3)
     stepper.take(make_batch(), hardest, seed=5)
     total = torch.stack([p.grad.norm() for p in stepper.model.parameters()]).norm()
     assert total.item() == pytest.approx(1e-3, rel=1e-3)
@@ -145,14 +145,14 @@ def one_process(rank: int, port: int, folder: str) -> None:
         for coding in ("vha", "vsa"):
             for parts in (1, 2):
                 for name, criterion in (("hardest", hardest), ("information", information)):
-                    stepper = make_stepper(coding, parts=parts, ranks=ranks)
+                    stepper = build_step(coding, parts=parts, ranks=ranks)
                     loss = stepper.gradients(batch, criterion, seed=5)
                     found[f"{coding} {parts} {name}"] = (loss, gradients(stepper))
-        stepper = make_stepper("vha", ranks=ranks)
+        stepper = build_step("vha", ranks=ranks)
         for seed in range(2):
             stepper.take(batch, hardest, seed)
         found["weights"] = (loss, dict(stepper.model.state_dict()))
-        assert ranks.agree_on(rank) == 0
+        assert ranks.broadcast(rank) == 0
     torch.save(found, Path(folder) / f"{rank}.pt")
 
 
@@ -166,7 +166,7 @@ def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for coding in ("vha", "vsa"):
         for name, criterion in (("hardest", hardest), ("information", information)):
-            alone = make_stepper(coding)
+            alone = build_step(coding)
             loss = alone.gradients(make_batch(), criterion, seed=5)
             expected = gradients(alone)
             for parts in (1, 2):

@@ -10,7 +10,7 @@ from chan.data.batches import TrainingPairs, epoch_order, training_batches
 from chan.data.feature_cache import make_cache
 from chan.data.splits import open_split
 from chan.training.distributed import Ranks
-from chan.training.loop import make_criterion, make_reader, make_stepper
+from chan.training.loop import build_step, make_criterion, make_reader
 
 pytestmark = pytest.mark.gpu
 
@@ -33,7 +33,7 @@ def test_the_gpus_first_step_is_the_cpus(encoder: str, coding: str, dataset: Pat
     reader = make_reader(config, dataset, open_split(dataset, "train", None).split.captions)
     criterion, found = make_criterion(config.loss, 0), []
     for device in (CPU, CUDA):
-        stepper = make_stepper(config, reader, device, Ranks(), pretrained=True)
+        stepper = build_step(config, reader, device, Ranks(), pretrained=True)
         stepper.model.train()
         loss = stepper.gradients(batches_of(dataset, "mmap", device)[0], criterion, seed=5)
         found.append([loss.cpu(), *(p.grad.cpu() for p in stepper.model.parameters())])
@@ -46,7 +46,7 @@ def test_mixed_precision_lowers_the_loss(precision: str, dataset: Path, tiny_con
     config = load_config(str(tiny_config), [f"train.precision={precision}"])
     config.model.image.dim = 24
     reader = make_reader(config, dataset, open_split(dataset, "train", None).split.captions)
-    stepper = make_stepper(config, reader, CUDA, Ranks(), pretrained=True)
+    stepper = build_step(config, reader, CUDA, Ranks(), pretrained=True)
     stepper.model.train()
     batch, criterion = batches_of(dataset, "device", CUDA)[0], make_criterion(config.loss, 0)
     losses = [stepper.take(batch, criterion, seed).item() for seed in range(20)]

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from data_tools.captions.collection import SplitSummary, refuse_missing_files, write_split_files
+from data_tools.captions.collection import SplitSummary, check_files_exist, write_split_files
 from data_tools.captions.karpathy import read_karpathy
 from data_tools.captions.splits import load_split
 from data_tools.errors import InputError
@@ -64,7 +64,7 @@ def test_files_that_are_absent_are_named(tmp_path):
     images = read_karpathy({"images": [entry(n, "train") for n in range(3)]}, tmp_path)
     (tmp_path / "1.jpg").touch()
     with pytest.raises(InputError, match=r"0\.jpg: no such file \(image 0\) and those of 1 others"):
-        refuse_missing_files(images, tmp_path)
+        check_files_exist(images, tmp_path)
 
 
 @pytest.mark.parametrize(

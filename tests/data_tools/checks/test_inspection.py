@@ -2,17 +2,19 @@ import dataclasses
 
 import numpy as np
 import pytest
+from data_tools.store.schema import Block, StoreSchema
+from data_tools.store.writing import write_store
 from PIL import Image
 
 from data_tools.checks.inspection import as_text, describe, draw_image, region_labels, statistics
 from data_tools.detection.labels import Labels
 from data_tools.errors import InputError
 from data_tools.images.drawing import COLOURS
-from data_tools.store.reading import Block, FeatureStore, StoreShape, write_store
+from data_tools.store.reading import FeatureStore
 
 
 def store_of(path, block, provenance=None):
-    write_store(path, [block], StoreShape.of([block]), provenance or {"selection": "all\nof them"})
+    write_store(path, [block], StoreSchema.of([block]), provenance or {"selection": "all\nof them"})
     return FeatureStore(path)
 
 

@@ -9,6 +9,8 @@ import shutil
 import h5py
 import numpy as np
 import pytest
+from data_tools.store.schema import StoreSchema
+from data_tools.store.writing import write_store
 from PIL import Image
 
 from data_tools.captions.collection import CaptionedImage, write_split_files
@@ -17,7 +19,7 @@ from data_tools.captions.vocabulary import Vocabulary
 from data_tools.checks.verification import fix, verify
 from data_tools.errors import InputError
 from data_tools.store.parts import Parts
-from data_tools.store.reading import FeatureStore, StoreShape, write_store
+from data_tools.store.reading import FeatureStore
 
 SPLITS = {"train": ["10", "11", "12", "13"], "dev": ["20", "21"], "testall": ["30", "31", "32"]}
 SIZE = (24, 32)  # height, width
@@ -52,7 +54,7 @@ def good(tmp_path_factory, make_block):
     block.image_sizes[:] = SIZE
     block.regions["boxes"][:] = rng.uniform(0, 12, (27, 4)) + np.array([0, 0, 12, 12])
     block.regions["class_ids"][:] = rng.integers(0, 3, 27)
-    write_store(data / "precomp" / "features.h5", [block], StoreShape.of([block]), PROVENANCE)
+    write_store(data / "precomp" / "features.h5", [block], StoreSchema.of([block]), PROVENANCE)
     return data
 
 
@@ -77,7 +79,7 @@ def rewritten(data, **changes):
     with FeatureStore(path) as opened:
         block, provenance = opened.block(), opened.provenance
     changed = dataclasses.replace(block, **{name: change(block) for name, change in changes.items()})
-    write_store(path, [changed], StoreShape.of([changed]), provenance)
+    write_store(path, [changed], StoreSchema.of([changed]), provenance)
 
 
 def without(image_id):

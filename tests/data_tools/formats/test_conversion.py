@@ -5,17 +5,19 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from data_tools.store.schema import REGION_COLUMNS, StoreSchema
+from data_tools.store.writing import write_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_tools.errors import InputError, UsageError
 from data_tools.formats.conversion import Choices, convert
 from data_tools.formats.tsv import BUTD, LXMERT, TsvSource
-from data_tools.store.reading import REGION_COLUMNS, FeatureStore, StoreShape, write_store
+from data_tools.store.reading import FeatureStore
 
 
 def store_of(path, block, provenance=None):
-    write_store(path, [block], StoreShape.of([block]), provenance or {"selection": "all"})
+    write_store(path, [block], StoreSchema.of([block]), provenance or {"selection": "all"})
     return path
 
 

@@ -3,11 +3,13 @@ import shutil
 import h5py
 import numpy as np
 import pytest
+from data_tools.store.schema import StoreSchema
+from data_tools.store.writing import write_store
 
 from data_tools.errors import InputError, UsageError
 from data_tools.store.joining import join_parts, join_stores
 from data_tools.store.parts import Parts
-from data_tools.store.reading import FeatureStore, StoreShape, write_store
+from data_tools.store.reading import FeatureStore
 
 PROVENANCE = {"selection": "all", "config": "A: 1\n"}
 
@@ -20,7 +22,7 @@ def machines(tmp_path, make_block):
         write_store(
             tmp_path / f"{number}.h5",
             [block],
-            StoreShape.of([block]),
+            StoreSchema.of([block]),
             {**PROVENANCE, "image_list_sha256": str(number)},
         )
     return [tmp_path / f"{number}.h5" for number in range(3)], blocks
@@ -61,7 +63,7 @@ def test_a_source_that_changed_is_noticed(tmp_path, machines, make_block):
     paths, _ = machines
     join_stores(tmp_path / "all.h5", paths, virtual=True)
     other = make_block(["b", "a"], [2, 1])
-    write_store(paths[0], [other], StoreShape.of([other]), PROVENANCE)
+    write_store(paths[0], [other], StoreSchema.of([other]), PROVENANCE)
     with pytest.raises(InputError, match="no longer the store that was joined"):
         FeatureStore(tmp_path / "all.h5")
 
@@ -87,7 +89,7 @@ def test_stores_that_do_not_belong_together_are_refused(
     tmp_path, machines, make_block, ids, counts, dim, changes, message
 ):
     block = make_block(ids, counts, dim=dim)
-    write_store(tmp_path / "o.h5", [block], StoreShape.of([block]), {**PROVENANCE, **changes})
+    write_store(tmp_path / "o.h5", [block], StoreSchema.of([block]), {**PROVENANCE, **changes})
     with pytest.raises(InputError, match=message):
         join_stores(tmp_path / "all.h5", [machines[0][0], tmp_path / "o.h5"])
     assert not (tmp_path / "all.h5").exists()
@@ -96,7 +98,7 @@ def test_stores_that_do_not_belong_together_are_refused(
 def test_stores_of_other_columns_are_refused(tmp_path, machines, make_block):
     block = make_block(["z"], [1])
     del block.regions["boxes"]
-    write_store(tmp_path / "o.h5", [block], StoreShape.of([block]), PROVENANCE)
+    write_store(tmp_path / "o.h5", [block], StoreSchema.of([block]), PROVENANCE)
     with pytest.raises(InputError, match="its columns: class_ids"):
         join_stores(tmp_path / "all.h5", [machines[0][0], tmp_path / "o.h5"])
 

@@ -3,10 +3,11 @@ from collections import namedtuple
 
 import numpy as np
 import pytest
+from data_tools.store.schema import Block
 
 from data_tools.errors import InputError
-from data_tools.store.parts import Parts, refuse_difference
-from data_tools.store.reading import Block, FeatureStore
+from data_tools.store.parts import Parts, check_same_provenance
+from data_tools.store.reading import FeatureStore
 
 PROVENANCE = {"config": "A: 1\nB: 2\n", "selection": "caffe"}
 
@@ -94,6 +95,6 @@ def test_a_failed_write_leaves_no_part(tmp_path, make_block):
 
 
 def test_equal_provenance_is_no_difference(tmp_path):
-    refuse_difference(tmp_path, dict(PROVENANCE), dict(PROVENANCE))
+    check_same_provenance(tmp_path, dict(PROVENANCE), dict(PROVENANCE))
     with pytest.raises(InputError, match="config was 2 lines, is 3 lines"):
-        refuse_difference(tmp_path, PROVENANCE, {**PROVENANCE, "config": "A: 1\nB: 2\nC: 3\n"})
+        check_same_provenance(tmp_path, PROVENANCE, {**PROVENANCE, "config": "A: 1\nB: 2\nC: 3\n"})

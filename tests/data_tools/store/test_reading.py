@@ -4,11 +4,13 @@ import pickle
 import h5py
 import numpy as np
 import pytest
+from data_tools.store.schema import ALIGNMENT, Block, StoreSchema
+from data_tools.store.writing import write_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_tools.errors import InputError
-from data_tools.store.reading import ALIGNMENT, Block, FeatureStore, StoreShape, write_store
+from data_tools.store.reading import FeatureStore
 
 ids = st.lists(
     st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8), unique=True, max_size=5
@@ -16,7 +18,7 @@ ids = st.lists(
 
 
 def write(path, blocks, attributes=None):
-    write_store(path, blocks, StoreShape.of(blocks), attributes or {"selection": "all"})
+    write_store(path, blocks, StoreSchema.of(blocks), attributes or {"selection": "all"})
     return path
 
 

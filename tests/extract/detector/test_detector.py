@@ -4,9 +4,9 @@ from detectron2.structures import Boxes, Instances
 
 from data_tools.configs import config_folder
 from data_tools.errors import InputError, UsageError
+from extract.build import build_detector, build_network
 from extract.config import load_config, provenance_text, with_values
 from extract.detector import roi_heads
-from extract.detector.detector import build_detector, build_network
 from extract.detector.precision import Precision
 from extract.detector.resizing import Geometry
 
@@ -43,7 +43,7 @@ def test_probabilities_leave_out_the_background_and_none(detector):
 def test_given_boxes_are_described_as_proposals_are(detector):
     image = picture(0)
     [found] = detector([image], [geometry(192, 256)])
-    [again] = detector.describe_boxes([image], [geometry(192, 256)], [found.boxes[3:9]])
+    [again] = detector.predict_boxes([image], [geometry(192, 256)], [found.boxes[3:9]])
     torch.testing.assert_close(again.boxes, found.boxes[3:9])
     noise = 1e-4 * found.features.abs().max().item()
     torch.testing.assert_close(again.features, found.features[3:9], atol=noise, rtol=0)
@@ -56,12 +56,12 @@ def test_lower_precision_stays_near_and_leaves_no_trace(scenes_config, precision
     boxes = torch.tensor([[4.0, 4.0, 60.0, 70.0], [30.0, 20.0, 120.0, 90.0]])
     exact = build_detector(scenes_config, None, torch.device("cpu"))
     rough = build_detector(scenes_config, None, torch.device("cpu"), Precision(precision))
-    [one] = exact.describe_boxes([image], [place], [boxes])
-    [two] = rough.describe_boxes([image], [place], [boxes])
+    [one] = exact.predict_boxes([image], [place], [boxes])
+    [two] = rough.predict_boxes([image], [place], [boxes])
     assert two.features.dtype == two.class_probabilities.dtype == torch.float32
     difference = (one.features - two.features).norm() / one.features.norm()
     assert 1e-6 < difference < error
-    [same] = exact.describe_boxes([image], [place], [boxes])
+    [same] = exact.predict_boxes([image], [place], [boxes])
     assert torch.equal(one.features, same.features)
 
 
@@ -86,10 +86,10 @@ def test_regions_go_through_res5_in_groups_of_one_size_in_memory(detector, monke
     monkeypatch.setattr(heads, "_pooled", lambda maps, boxes: groups.append(len(boxes[0])) or pooled(maps, boxes))
     corners = torch.rand(100, 2, generator=torch.Generator().manual_seed(0)) * 60
     boxes = torch.cat([corners, corners + 30], dim=1)
-    [large] = detector.describe_boxes([picture(0)], [geometry(96, 128)], [boxes])
+    [large] = detector.predict_boxes([picture(0)], [geometry(96, 128)], [boxes])
     assert groups == [87, 13]  # of 256 maps of 6 x 6; four of the published networks' 1024 maps of 14 x 14
     monkeypatch.setattr(roi_heads, "GROUP", 30 * 256 * 6 * 6)
-    [small] = detector.describe_boxes([picture(0)], [geometry(96, 128)], [boxes])
+    [small] = detector.predict_boxes([picture(0)], [geometry(96, 128)], [boxes])
     assert groups[2:] == [30, 30, 30, 10]
     torch.testing.assert_close(
         small.features, large.features, atol=1e-4 * large.features.abs().max().item(), rtol=0

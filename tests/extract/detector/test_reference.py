@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from extract.build import build_detector
 from extract.config import load_config
-from extract.detector.detector import build_detector
 from extract.detector.resizing import SMALLEST_SIDE, Resizing
 from extract.regions.selection import CaffeSelection, SweepSelection
 from extract.run.images import read_image

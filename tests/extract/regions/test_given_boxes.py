@@ -2,9 +2,10 @@ import json
 
 import numpy as np
 import pytest
+from data_tools.store.schema import Block, StoreSchema
+from data_tools.store.writing import write_store
 
 from data_tools.errors import InputError
-from data_tools.store.reading import Block, StoreShape, write_store
 from extract.regions.given_boxes import load_boxes
 
 
@@ -19,7 +20,7 @@ def test_boxes_of_json_by_image(tmp_path):
 
 def store(path, columns):
     block = Block(["a", "b"], np.array([2, 0]), {"features": np.zeros((2, 3), np.float32), **columns})
-    write_store(path, [block], StoreShape.of([block]), {})
+    write_store(path, [block], StoreSchema.of([block]), {})
     return path
 
 

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extract.detector.proposals import Proposals
-from extract.regions.selection import CaffeSelection, GivenBoxes, SweepSelection, build_selection, per_class_nms
+from extract.regions.nms import per_class_nms
+from extract.regions.selection import CaffeSelection, GivenBoxes, SweepSelection, build_selection
 
 
 def naive_iou(a, b, one=1):

@@ -12,14 +12,14 @@ from PIL import Image
 from data_tools.errors import InputError
 from data_tools.store.parts import Parts
 from data_tools.store.reading import FeatureStore
-from extract.detector.detector import build_detector
+from extract.build import build_detector
 from extract.detector.precision import Precision
 from extract.detector.proposals import Proposals
 from extract.regions.selection import CaffeSelection, GivenBoxes, SweepSelection
-from extract.run.batches import Describer, select_regions
+from extract.run.batches import BatchRunner, select_regions
 from extract.run.extraction import Extraction, LocalEngine
 from extract.run.images import read_image
-from extract.run.provenance import describe_run
+from extract.run.provenance import run_provenance
 from extract.run.sources import find_sources
 from extract.run.summary import Options
 
@@ -31,11 +31,11 @@ def run(detector, cfg, folder, output, *, bounds=(5, 5), boxes=None, **options):
     images = sources.images
     selection = CaffeSelection(*bounds) if boxes is None else GivenBoxes("0")
     settings = Options(**{"workers": 0, "part_size": 3, **options})
-    provenance = describe_run(cfg, None, selection, Precision.FP32, settings, sources)
+    provenance = run_provenance(cfg, None, selection, Precision.FP32, settings, sources)
     extraction = Extraction(
         output, provenance, {"device": "cpu"}, len(images), settings.part_size, bounds[0], settings.shard
     )
-    return extraction.run(LocalEngine(Describer(detector, selection, folder, images, settings, boxes)))
+    return extraction.run(LocalEngine(BatchRunner(detector, selection, folder, images, settings, boxes)))
 
 
 def same_data(one, two):
@@ -135,8 +135,8 @@ def test_an_images_bytes_depend_on_no_other_image(detector, mixed_images, given)
     def bytes_of_each(order, batch_size):
         images = [sources.images[position] for position in order]
         options = Options(batch_size=batch_size, workers=0)
-        describer = Describer(detector, selection, mixed_images, images, options, boxes if given else None)
-        [block] = describer.blocks([range(len(images))], lambda count: None)
+        runner = BatchRunner(detector, selection, mixed_images, images, options, boxes if given else None)
+        [block] = runner.blocks([range(len(images))], lambda count: None)
         ends = np.cumsum(block.counts)[:-1]
         columns = [np.split(column, ends) for column in block.regions.values()]
         return {
@@ -157,7 +157,7 @@ def test_an_images_bytes_depend_on_no_other_image(detector, mixed_images, given)
 def test_an_interrupted_run_goes_on_where_it_was(detector, scenes_config, bad_images, tmp_path, monkeypatch):
     run(detector, scenes_config, bad_images, tmp_path / "whole.h5")
     described = []
-    original = Describer._proposals
+    original = BatchRunner._proposals
 
     def fail_in_the_second_part(self, batch):
         if batch[0].position >= 3:
@@ -168,11 +168,11 @@ def test_an_interrupted_run_goes_on_where_it_was(detector, scenes_config, bad_im
         described.extend(item.position for item in batch)
         return original(self, batch)
 
-    monkeypatch.setattr(Describer, "_proposals", fail_in_the_second_part)
+    monkeypatch.setattr(BatchRunner, "_proposals", fail_in_the_second_part)
     with pytest.raises(KeyboardInterrupt):
         run(detector, scenes_config, bad_images, tmp_path / "features.h5")
     assert not (tmp_path / "features.h5").exists()
-    monkeypatch.setattr(Describer, "_proposals", count)
+    monkeypatch.setattr(BatchRunner, "_proposals", count)
     summary = run(detector, scenes_config, bad_images, tmp_path / "features.h5")
     assert sorted(described) == [6, 7]  # what came before was kept
     assert summary.processed == 2
@@ -188,7 +188,7 @@ def test_a_complete_store_is_left_alone_and_left_over_parts_are_removed(
     before = output.stat().st_mtime_ns
     (tmp_path / "features.h5.parts").mkdir()
     (tmp_path / "features.h5.parts" / "part-000000.h5").touch()
-    monkeypatch.setattr(Describer, "_proposals", None)
+    monkeypatch.setattr(BatchRunner, "_proposals", None)
     summary = run(detector, scenes_config, bad_images, output)
     assert (summary.processed, summary.stored, len(summary.failures)) == (0, 4, 4)
     assert output.stat().st_mtime_ns == before
@@ -263,9 +263,9 @@ def test_an_image_that_does_not_fit_is_reported(
     only_b.write_text("images/b.png\n")
     sources = find_sources(only_b)
     stopping = Options(workers=0, fail_on_error=True)
-    describer = Describer(detector, CaffeSelection(5, 5), sources.folder, sources.images, stopping)
+    runner = BatchRunner(detector, CaffeSelection(5, 5), sources.folder, sources.images, stopping)
     with pytest.raises(InputError, match=r"b\.png: image b cannot be read: too large"):
-        list(describer.blocks([range(1)], lambda count: None))
+        list(runner.blocks([range(1)], lambda count: None))
 
 
 def test_a_decoder_that_dies_is_one_line(detector, scenes_config, bad_images, tmp_path, monkeypatch):
@@ -320,13 +320,13 @@ def test_few_images_wait_whatever_their_shapes(detector, scenes_config, tmp_path
         pixels = rng.integers(0, 256, (40, 41 + number, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number:02d}.png")
     most = []
-    ready = Describer._ready
+    ready = BatchRunner._ready
 
     def count(self, waiting):
         most.append(sum(map(len, waiting.values())))
         return ready(self, waiting)
 
-    monkeypatch.setattr(Describer, "_ready", count)
+    monkeypatch.setattr(BatchRunner, "_ready", count)
     summary = run(detector, scenes_config, folder, tmp_path / "features.h5", batch_size=2, part_size=100)
     assert summary.stored == 24
     assert max(most) <= 8

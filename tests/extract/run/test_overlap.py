@@ -4,7 +4,7 @@ import time
 import pytest
 import torch
 
-from extract.run.overlap import Follower
+from extract.run.overlap import AsyncStage
 
 
 def test_work_is_done_in_order_in_another_thread():
@@ -15,8 +15,8 @@ def test_work_is_done_in_order_in_another_thread():
         done.append((number, threading.get_ident()))
         return number
 
-    with Follower(torch.device("cpu")) as follower:
-        begun = [follower.submit(lambda n=n: work(n), follower.mark()) for n in range(3)]
+    with AsyncStage(torch.device("cpu")) as stage:
+        begun = [stage.submit(lambda n=n: work(n), stage.mark()) for n in range(3)]
         assert [future.result() for future in begun] == [0, 1, 2]
     assert [number for number, _ in done] == [0, 1, 2]
     assert threading.get_ident() not in {thread for _, thread in done}
@@ -26,29 +26,29 @@ def test_errors_arrive_where_results_do():
     def fail():
         raise ValueError("no")
 
-    with Follower(torch.device("cpu")) as follower:
-        begun = follower.submit(fail, follower.mark())
+    with AsyncStage(torch.device("cpu")) as stage:
+        begun = stage.submit(fail, stage.mark())
         with pytest.raises(ValueError, match="no"):
             begun.result()
 
 
 def test_marks_tell_how_long_something_took():
-    with Follower(torch.device("cpu")) as follower:
-        start = follower.mark()
+    with AsyncStage(torch.device("cpu")) as stage:
+        start = stage.mark()
         time.sleep(0.05)
-        assert 0.05 <= start.until(follower.mark()) < 1
+        assert 0.05 <= start.until(stage.mark()) < 1
 
 
 @pytest.mark.gpu
 def test_a_gpus_work_is_seen_whole():
     device = torch.device("cuda")
-    with Follower(device) as follower:
-        start = follower.mark()
+    with AsyncStage(device) as stage:
+        start = stage.mark()
         one = torch.ones(4096, 4096, device=device)
         product = one
         for _ in range(20):
             product = (product @ one) / 4096
-        ready = follower.mark()
-        total = follower.submit(lambda: product.sum().item(), ready).result()
+        ready = stage.mark()
+        total = stage.submit(lambda: product.sum().item(), ready).result()
         assert total == pytest.approx(4096**2)
         assert start.until(ready) > 0

@@ -7,8 +7,8 @@ import torchvision
 from safetensors.torch import save_file
 
 from data_tools.errors import InputError
+from extract.build import build_network
 from extract.config import load_config, with_values
-from extract.detector.detector import build_network
 from extract.weights.initial import place_initial_weights
 
 

@@ -8,9 +8,11 @@ import safetensors.torch
 import torch
 
 from data_tools.errors import InputError
+from extract.build import build_network
 from extract.config import load_config
-from extract.detector.detector import build_network
-from extract.weights.placing import ANCHORS, find_weights, read_weights
+from extract.weights.locating import find_weights
+from extract.weights.placing import ANCHORS
+from extract.weights.reading import read_weights
 
 
 class Malicious:

@@ -1,0 +1,89 @@
+"""Writing feature stores, whole or virtual.
+
+Shapes: N images, M regions in all, D feature dimension.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from data_tools.store.schema import ALIGNMENT, FORMAT, FORMAT_VERSION, SOURCES, Block, StoreSchema
+
+
+def write_store(path: Path, blocks: Iterable[Block], shape: StoreSchema, attributes: dict[str, str]) -> None:
+    """Write `blocks`, one after the other, as one store of the given shape.
+
+    Data sets are contiguous, uncompressed, little-endian, allocated before they are filled and aligned to
+    pages, so that a reader finds a region by arithmetic alone. `path` is written in place: the caller gives
+    a temporary name and renames it.
+    """
+    with h5py.File(path, "w", alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
+        file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, **attributes})
+        columns = {name: _create(file, name, *kind) for name, kind in shape.data_sets().items()}
+        _fill(file, columns, blocks, shape)
+
+
+def write_virtual_store(
+    path: Path,
+    blocks: Iterable[Block],
+    shape: StoreSchema,
+    attributes: dict[str, str],
+    sources: Sequence[tuple[str, int]],
+) -> None:
+    """Write a store whose features stay in the stores `sources`; all else of `blocks` is copied.
+
+    `sources` are paths, relative ones from the folder of `path`, with the number of regions of each; their
+    regions follow one another as those of `blocks` do, which need no `features`.
+    """
+    layout = h5py.VirtualLayout((shape.regions, shape.dim), shape.feature_dtype)
+    first = 0
+    for source, regions in sources:
+        if regions:
+            data_set = h5py.VirtualSource(source, "features", (regions, shape.dim), shape.feature_dtype)
+            layout[first : first + regions] = data_set
+        first += regions
+    with h5py.File(path, "w", alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
+        listing = json.dumps([source for source, _ in sources])
+        file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, SOURCES: listing, **attributes})
+        copied = {name: kind for name, kind in shape.data_sets().items() if name != "features"}
+        columns = {name: _create(file, name, *kind) for name, kind in copied.items()}
+        file.create_virtual_dataset("features", layout)
+        _fill(file, columns, blocks, shape)
+
+
+def _fill(file: h5py.File, columns: dict[str, h5py.Dataset], blocks: Iterable[Block], shape: StoreSchema) -> None:
+    columns["offsets"][0] = 0
+    image, region = 0, 0
+    failures: list[dict[str, str]] = []
+    for block in blocks:
+        next_image, next_region = image + len(block.image_ids), region + int(block.counts.sum())
+        ids = [image_id.encode() for image_id in block.image_ids]
+        if ids:
+            columns["image_ids"][image:next_image] = np.array(ids, dtype=columns["image_ids"].dtype)
+        columns["offsets"][image + 1 : next_image + 1] = region + np.cumsum(block.counts)
+        if block.image_sizes is not None:
+            columns["image_sizes"][image:next_image] = block.image_sizes
+        for name, values in block.regions.items():
+            columns[name][region:next_region] = values
+        failures += block.failures
+        image, region = next_image, next_region
+    if failures:
+        lines = [json.dumps(failure, ensure_ascii=False).encode() for failure in failures]
+        file["failures"] = np.array(lines, dtype=h5py.string_dtype("utf-8", max(map(len, lines))))
+    if (image, region) != (shape.images, shape.regions):
+        raise ValueError(f"announced {shape.images} images, {shape.regions} regions; got {image}, {region}")
+
+
+def _create(file: h5py.File, name: str, dtype: Any, shape: tuple[int, ...]) -> h5py.Dataset:
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_layout(h5py.h5d.CONTIGUOUS)
+    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # every row is written once; zeros first would be waste
+    creation.set_obj_track_times(False)
+    kind = h5py.h5t.py_create(np.dtype(dtype), logical=True)
+    space = h5py.h5s.create_simple(shape)
+    return h5py.Dataset(h5py.h5d.create(file.id, name.encode(), kind, space, dcpl=creation))

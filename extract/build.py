@@ -1,0 +1,42 @@
+"""From a configuration to the network and the detector: below this module nothing takes a configuration."""
+
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+
+from extract.config import is_caffe, with_values
+from extract.detector.detector import Detector
+from extract.detector.network import BottomUpAttention
+from extract.detector.precision import Precision
+from extract.detector.resizing import Resizing
+from extract.weights.placing import place_weights
+from extract.weights.reading import read_weights
+
+
+def build_network(cfg: CfgNode, weights: Path | None, device: torch.device) -> BottomUpAttention:
+    """The network of the configuration with the weights of a file, for inference.
+
+    Raises:
+        InputError: the file cannot be read or does not fit.
+    """
+    model = build_model(with_values(cfg, device=str(device)))
+    if weights is not None:
+        place_weights(model, read_weights(weights), weights)
+    return model.eval()
+
+
+def build_detector(
+    cfg: CfgNode, weights: Path | None, device: torch.device, precision: Precision = Precision.FP32
+) -> Detector:
+    """The detector of a configuration; without weights it is random, as `cfg.SEED` has it."""
+    if weights is None:
+        torch.manual_seed(max(cfg.SEED, 0))
+    resizing = Resizing(
+        cfg.INPUT.RESIZE, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, tuple(cfg.MODEL.PIXEL_MEAN)
+    )
+    network = build_network(cfg, weights, device)
+    if device.type == "cuda":  # on a CPU it gains little and sums grouped convolutions in a worse order
+        network.to(memory_format=torch.channels_last)
+    return Detector(network, resizing, is_caffe(cfg), precision)

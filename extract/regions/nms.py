@@ -1,0 +1,67 @@
+"""Greedy non-maximum suppression in every class at once.
+
+Shapes: P proposals of one image, C object classes (background left out).
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from extract.detector.boxes import overlaps
+
+WORD = 63  # bits of an int64 that can be shifted without meeting its sign
+
+
+def per_class_nms(
+    boxes: Sequence[torch.Tensor], probabilities: Sequence[torch.Tensor], threshold: float, inclusive: bool
+) -> list[torch.Tensor]:
+    """For each image (P, C) whether its (P, 4) boxes survive greedy suppression in each class of (P, C).
+
+    All classes share the boxes of an image, so one overlap matrix serves them all, and all classes of all images
+    advance together: at step r each class looks at its r-th most probable proposal and, if that still stands,
+    suppresses what overlaps it. As many steps as the longest image has proposals, in place of C separate
+    suppressions an image, on sets of proposals packed into the bits of integers.
+    """
+    most = max(map(len, boxes))
+    victims, order = [], []
+    for image, (own_boxes, own) in enumerate(zip(boxes, probabilities, strict=True)):
+        missing = most - len(own)
+        suppress = overlaps(own_boxes, threshold, inclusive)
+        suppress.fill_diagonal_(False)
+        victims.append(_pack(torch.nn.functional.pad(suppress, (0, missing, 0, missing))))
+        ranked = torch.argsort(own.T.contiguous(), dim=1, descending=True, stable=True).T
+        nobody = torch.arange(len(own), most, device=own.device)  # who suppresses nobody and comes last
+        order.append(torch.cat([ranked, nobody[:, None].expand(-1, own.shape[1])]) + image * most)
+    suppressed = _suppressed(torch.cat(victims), torch.cat(order, dim=1), most)
+    images = suppressed.split([own.shape[1] for own in probabilities])
+    return [~_unpack(own, len(of_image)).T for own, of_image in zip(images, boxes, strict=True)]
+
+
+def _suppressed(victims: torch.Tensor, order: torch.Tensor, most: int) -> torch.Tensor:
+    """(classes, words) the set that falls in each class.
+
+    Args:
+        victims: (images x most, words) the set that each proposal suppresses, as `_pack` has it.
+        order: (most, classes) each class's rows of `victims`, the most probable first.
+        most: proposals of an image.
+    """
+    places = order % most
+    words, bits = (places // WORD)[:, :, None], places % WORD  # where each candidate's own bit is
+    suppressed = victims.new_zeros(order.shape[1], victims.shape[1])
+    for candidates, word, bit in zip(order, words, bits, strict=True):  # (classes,) one proposal a class
+        falls = (suppressed.gather(1, word)[:, 0] >> bit) & 1
+        suppressed |= victims[candidates] & (falls - 1)[:, None]  # falls - 1 has all bits set where it stands
+    return suppressed
+
+
+def _pack(sets: torch.Tensor) -> torch.Tensor:
+    """(n, P) bool as (n, words) int64."""
+    padding = -sets.shape[1] % WORD
+    padded = torch.nn.functional.pad(sets, (0, padding)).view(len(sets), -1, WORD).long()
+    return (padded << torch.arange(WORD, device=sets.device)).sum(dim=2)
+
+
+def _unpack(packed: torch.Tensor, count: int) -> torch.Tensor:
+    """(n, words) int64 as (n, count) bool."""
+    bits = (packed[:, :, None] >> torch.arange(WORD, device=packed.device)) & 1
+    return bits.view(len(packed), -1)[:, :count].bool()

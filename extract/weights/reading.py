@@ -1,0 +1,52 @@
+"""Reading the tensors of a weight file. Nothing in a weight file is ever run."""
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from data_tools.errors import InputError
+from extract.weights.pickles import read_pickle
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a weight file by name, whatever its format: safetensors, torch's, or a pickle of arrays.
+
+    Raises:
+        InputError: the file is damaged, of another format, or holds anything but tensors.
+    """
+    content = _read_safetensors(path) if _is_safetensors(path) else read_pickle(path)
+    state = content.get("model", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not state:
+        raise InputError(f"{path}: expected tensors by name, or an object whose key model holds them")
+    return {_name(path, name): _tensor(path, name, value) for name, value in state.items()}
+
+
+def _name(path: Path, name: object) -> str:
+    if not isinstance(name, str):
+        raise InputError(f"{path}: expected tensors by name, found the key {name!r}")
+    return name.removeprefix("module.")  # what DataParallel puts before every name
+
+
+def _tensor(path: Path, name: str, value: object) -> torch.Tensor:
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "fiub":
+        value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
+    if not isinstance(value, torch.Tensor):
+        raise InputError(f"{path}: {name} is a {type(value).__name__}, expected a tensor of numbers")
+    return value
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(9)
+    return len(start) == 9 and start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] < path.stat().st_size
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except Exception as error:  # a damaged file raises many kinds
+        raise InputError(f"{path}: not a readable weight file: {' '.join(str(error).split())[:160]}") from None
