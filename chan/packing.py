@@ -1,6 +1,6 @@
-"""Sequences of different lengths in one tensor, row behind row, without padding.
+"""Sequences of different lengths in one tensor, one behind the other, without padding.
 
-Shapes: B sequences, N rows of all sequences together, L rows of the longest one, D numbers a row.
+Shapes: B sequences, N rows of all sequences together, L rows of the longest one, D numbers per row.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,12 @@ from torch import Tensor
 class Packed:
     """B sequences: sequence b is `rows[offsets[b]:offsets[b + 1]]`, and none is empty.
 
-    `rows` is (N, D), or (N,) for ids. `offsets` is (B + 1,) int64 and stays on the CPU wherever the rows
-    are, because lengths decide the shapes of what is computed and must not wait for a device.
+    `rows` is (N, D), or (N,) for ids. `offsets` is (B + 1,) int64 and stays on the CPU whatever the device of the
+    rows, because lengths decide the shapes of what is computed and reading them must not wait for a device.
+
+    >>> packed = pack([torch.tensor([1, 2, 3]), torch.tensor([4])])
+    >>> packed.rows, packed.offsets
+    (tensor([1, 2, 3, 4]), tensor([0, 3, 4]))
     """
 
     rows: Tensor
@@ -35,7 +39,7 @@ class Packed:
         return Packed(self.rows.to(device, non_blocking=True), self.offsets)
 
     def with_rows(self, rows: Tensor) -> "Packed":
-        """Other rows, (N, anything), in these sequences' places."""
+        """Sequences of the same lengths with other rows, (N, ...)."""
         return Packed(rows, self.offsets)
 
     def slice(self, first: int, last: int) -> "Packed":
@@ -43,20 +47,29 @@ class Packed:
         offsets = self.offsets[first : last + 1]
         return Packed(self.rows[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
 
-    def sorted_by_length(self) -> tuple["Packed", Tensor]:
-        """The sequences from short to long, and (B,) int64: which one now stands in each place."""
-        order = self.lengths.argsort(stable=True)
-        return self.take(order), order
-
     def take(self, order: Tensor) -> "Packed":
-        """The sequences at the positions `order` (n,) int64, in that order, copied."""
-        source = rows_of(self.offsets, order)
+        """The sequences at the positions `order` (n,) int64, in that order, copied.
+
+        >>> pack([torch.tensor([1, 2, 3]), torch.tensor([4])]).take(torch.tensor([1, 0])).rows
+        tensor([4, 1, 2, 3])
+        """
+        source = gather_index(self.offsets, order)
         return Packed(
             self.rows.index_select(0, to_device(source, self.rows.device)), offsets_of(self.lengths[order])
         )
 
+    def length_order(self) -> Tensor | None:
+        """(B,) int64: the positions of the sequences from short to long, equal lengths in their present order.
+
+        None where the sequences are in that order already, as those of one length are: nothing has to be copied.
+        """
+        lengths = self.lengths
+        if bool((lengths[1:] >= lengths[:-1]).all()):
+            return None
+        return lengths.argsort(stable=True)
+
     def padded_places(self) -> Tensor:
-        """(N,) int64: where each row stands in a padded (B * L) layout."""
+        """(N,) int64: the position of each row in a padded (B * L) layout."""
         longest = int(self.lengths.max())
         shifts = torch.arange(len(self)) * longest - self.offsets[:-1]
         return torch.arange(int(self.offsets[-1])) + shifts.repeat_interleave(self.lengths)
@@ -67,12 +80,20 @@ class Packed:
 
 
 def offsets_of(lengths: Tensor) -> Tensor:
-    """(B + 1,) int64 offsets of sequences with these (B,) lengths."""
+    """(B + 1,) int64 offsets of sequences with these (B,) lengths.
+
+    >>> offsets_of(torch.tensor([3, 1]))
+    tensor([0, 3, 4])
+    """
     return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
 
 
-def rows_of(offsets: Tensor, order: Tensor) -> Tensor:
-    """(n,) int64: the rows of the sequences at the positions `order`, one sequence behind the other."""
+def gather_index(offsets: Tensor, order: Tensor) -> Tensor:
+    """(n,) int64: the rows of the sequences at the positions `order`, one sequence behind the other.
+
+    >>> gather_index(torch.tensor([0, 3, 4]), torch.tensor([1, 0]))
+    tensor([3, 0, 1, 2])
+    """
     lengths = offsets.diff()[order]
     shifts = offsets[order] - (lengths.cumsum(0) - lengths)
     shifts = shifts.repeat_interleave(lengths)
@@ -80,9 +101,9 @@ def rows_of(offsets: Tensor, order: Tensor) -> Tensor:
 
 
 def to_device(index: Tensor, device: torch.device) -> Tensor:
-    """A small tensor, made here, on `device`.
+    """A small tensor on the CPU, copied to `device`.
 
-    A GPU's copy from ordinary memory would wait for all that the GPU has still to do; from pinned memory it does
+    A copy from pageable memory would wait until the GPU has finished all queued work; one from pinned memory does
     not.
     """
     return index.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else index.to(device)
@@ -98,6 +119,21 @@ def join(parts: Sequence[Packed]) -> Packed:
     """All sequences of the parts, in order."""
     lengths = torch.cat([part.lengths for part in parts])
     return Packed(torch.cat([part.rows for part in parts]), offsets_of(lengths))
+
+
+def bounded_slices(offsets: Tensor, max_rows: int) -> list[slice]:
+    """Cut sequences into consecutive groups of at most `max_rows` rows; a longer sequence is a group by itself.
+
+    >>> bounded_slices(torch.tensor([0, 2, 3, 9, 10]), 4)
+    [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None)]
+    """
+    slices, first, count = [], 0, len(offsets) - 1
+    while first < count:
+        full = int(torch.searchsorted(offsets, offsets[first] + max_rows, right=True)) - 1
+        last = max(first + 1, full)
+        slices.append(slice(first, last))
+        first = last
+    return slices
 
 
 @dataclass(frozen=True)
@@ -116,12 +152,12 @@ class EqualLengthRun:
 
     @property
     def sequences(self) -> slice:
-        """Their places among the sequences."""
+        """Their positions among the sequences."""
         return slice(self.first, self.first + self.count)
 
 
 def equal_length_runs(offsets: Tensor) -> list[EqualLengthRun]:
-    """Cut sequences into runs of equal length; sorted by length there is one run for each length."""
+    """Cut sequences into runs of equal length; sorted by length there is one run per length."""
     runs, first, first_row = [], 0, 0
     for length, group in groupby(offsets.diff().tolist()):
         count = len(list(group))

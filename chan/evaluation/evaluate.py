@@ -17,7 +17,7 @@ from chan.evaluation import recall
 from chan.evaluation.intervals import Intervals, bootstrap
 from chan.evaluation.recall import BlockScorer, Ranking, RetrievalRecall
 from chan.model.chan import Chan
-from chan.packing import Packed, offsets_of, rows_of, to_device
+from chan.packing import Packed, gather_index, offsets_of, to_device
 from chan.text.tokenizers import CaptionTokenizer
 from data_tools.captions.splits import Split
 from data_tools.console import Progress
@@ -47,7 +47,7 @@ def encode(
                 part = encoder(batch(places).to(device)).rows
                 if rows is None:
                     rows = part.new_empty(int(offsets[-1]), part.shape[1])
-                rows.index_copy_(0, to_device(rows_of(offsets, torch.from_numpy(places)), device), part)
+                rows.index_copy_(0, to_device(gather_index(offsets, torch.from_numpy(places)), device), part)
                 progress.advance(len(places))
             assert rows is not None
             return Packed(rows, offsets)

@@ -1,15 +1,18 @@
 """The kernel of hard assignment on an NVIDIA GPU: products, maximum and winner in one pass over the keys.
 
-A program of the kernel takes a tile of queries and a tile of sequences. It walks through the sequences four
-keys at a time: the columns of one matrix product are the next four keys of each sequence, ordered so that the
-four stand a fixed distance apart. Their maximum then needs no exchange between threads, only comparisons of
-registers, and the running maximum is a quarter as large as the product. Only that maximum, and which key has
-it, is ever written.
+A program of the kernel computes some queries against some sequences (`ProgramTile`). It iterates over the
+sequences four keys at a time: the columns of one matrix product are the next four keys of each sequence, ordered
+so that the four are a fixed distance apart. Their maximum then needs no exchange between threads, only comparisons
+of registers, and the running maximum is a quarter as large as the product. Only that maximum, and optionally which
+key has it, is written.
 
-Why four: sequences are taken to a multiple of that many keys (36 regions stay 36; a last key counts twice or
-more where they do not divide). A tile padded to the next power of two, 64, would waste 44 % of the products; a
-maximum over seven sequences of 36 in 252 of 256 columns would take seven masked passes over a product's
-registers, about a fifth of the time of the product itself at D 1024, where this takes 5 % (8 % with winners).
+A program iterates as far as its longest sequence, so sequences should be sorted by length: neighbours then need
+about the same number of steps. The results are the same in any order.
+
+Why four: the length of a sequence is rounded up to a multiple of four (36 regions stay 36; otherwise the last key is
+repeated). Padding to the next power of two, 64, would waste 44 % of the products; a maximum over seven sequences of
+36 in 252 of 256 columns would take seven masked passes over a product's registers, about a fifth of the time of the
+product itself at D 1024, where this takes 5 % (8 % with winners).
 
 Shapes: Q queries, N sequences of keys, M keys in all, D joint dimension.
 """
@@ -21,12 +24,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from chan.packing import Packed
+from chan.packing import Packed, to_device
 
-QUERY_TILES = 16  # side by side in the order of programs, so that they read the same keys from the L2 cache
+GROUP_SIZE = 16  # query tiles whose programs run side by side, so that they read the same keys from the L2 cache
 
 
-class Tile(NamedTuple):
+class ProgramTile(NamedTuple):
     """What one program computes: `queries` by `sequences`, in steps of `depth` of the D numbers of a row."""
 
     queries: int
@@ -36,24 +39,26 @@ class Tile(NamedTuple):
     stages: int
 
 
-WIDE = Tile(128, 64, 64, warps=8, stages=3)  # half precision on an H100: 146 KiB of shared memory
-MIDDLE = Tile(128, 32, 64, warps=8, stages=3)  # half precision with at most 96 KiB
-SINGLE = Tile(64, 16, 16, warps=4, stages=2)  # float32, which has no tensor cores: bound by its multiplications
-WIDE_MEMORY = 200 << 10  # bytes of shared memory of a multiprocessor that takes the wide tile
+WIDE = ProgramTile(128, 64, 64, warps=8, stages=3)  # half precision on an H100: 146 KiB of shared memory
+MIDDLE = ProgramTile(128, 32, 64, warps=8, stages=3)  # half precision with at most 96 KiB
+SINGLE = ProgramTile(64, 16, 16, warps=4, stages=2)  # float32, without tensor cores: bound by its multiplications
+WIDE_MEMORY = 200 << 10  # bytes of shared memory per multiprocessor that the wide tile needs
 
 
-def best_products(queries: Tensor, keys: Packed, winner: Tensor | None = None, tile: Tile | None = None) -> Tensor:
+def best_products(
+    queries: Tensor, keys: Packed, winner: Tensor | None = None, tile: ProgramTile | None = None
+) -> Tensor:
     """(Q, N) float32: for each query the largest product with a key of each sequence.
 
-    Products are summed in float32, and those of float32 rows are not rounded to TF32. Where one is NaN so is
-    the maximum, and any key of the sequence may be named as its winner.
+    Products are summed in float32, and those of float32 rows are not rounded to TF32. Where a product is NaN so is
+    the maximum, and its winner is any key of the sequence.
 
     Args:
         queries: (Q, D) contiguous, float32, bfloat16 or float16.
         keys: (M, D) rows of the same type, contiguous, on the same device.
-        winner: (Q, N) int32, contiguous: filled with the row of the key that has the maximum; of equal keys
-            any one.
-        tile: other sizes than those for the device.
+        winner: (Q, N) int32, contiguous: filled with the row of the key that has the maximum, any one of equal
+            keys.
+        tile: sizes to use instead of those chosen for the device.
     """
     rows = keys.rows
     assert queries.is_contiguous()
@@ -68,7 +73,7 @@ def best_products(queries: Tensor, keys: Packed, winner: Tensor | None = None, t
             _best_products[(programs,)](
                 queries,
                 rows,
-                _table(keys),
+                to_device(keys.offsets, rows.device),
                 best,
                 best if winner is None else winner,
                 len(queries),
@@ -79,35 +84,23 @@ def best_products(queries: Tensor, keys: Packed, winner: Tensor | None = None, t
                 block_q=tile.queries,
                 sequences=tile.sequences,
                 block_d=tile.depth,
-                group=QUERY_TILES,
+                group=GROUP_SIZE,
                 num_warps=tile.warps,
                 num_stages=tile.stages,
             )
     return best
 
 
-def _programs(tile: Tile, queries: int, sequences: int) -> int:
+def _programs(tile: ProgramTile, queries: int, sequences: int) -> int:
     return -(-queries // tile.queries) * -(-sequences // tile.sequences)
 
 
-def _tile(queries: Tensor, sequences: int) -> Tile:
+def _tile(queries: Tensor, sequences: int) -> ProgramTile:
     if queries.dtype == torch.float32:
         return SINGLE
     device = torch.cuda.get_device_properties(queries.device)
     fills = _programs(WIDE, len(queries), sequences) >= device.multi_processor_count
     return WIDE if fills and device.shared_memory_per_multiprocessor >= WIDE_MEMORY else MIDDLE
-
-
-def _table(keys: Packed) -> Tensor:
-    """(3, N) int64 on the rows' device: first rows, lengths and places of the sequences, the short ones first.
-
-    A tile walks as far as its longest sequence; with neighbours of one length it walks no further than it must.
-    """
-    lengths = keys.lengths
-    order = lengths.argsort(stable=True)
-    table = torch.stack([keys.offsets[:-1][order], lengths[order], order])
-    # From pinned memory, a copy need not wait for what the device is doing.
-    return table.pin_memory().to(keys.rows.device, non_blocking=True) if keys.rows.is_cuda else table
 
 
 @triton.jit
@@ -127,7 +120,7 @@ def _halves(values: tl.tensor, rows: tl.constexpr, width: tl.constexpr) -> tl.te
 def _best_products(
     queries: tl.tensor,
     keys: tl.tensor,
-    table: tl.tensor,
+    offsets: tl.tensor,
     best: tl.tensor,
     winner: tl.tensor,
     query_count: tl.tensor,
@@ -140,7 +133,7 @@ def _best_products(
     block_d: tl.constexpr,
     group: tl.constexpr,
 ) -> None:
-    """The tile of `best` and `winner` of this program; every row that it reads exists."""
+    """Fill this program's tile of `best` and `winner`; indices are clamped, so that every row read exists."""
     members: tl.constexpr = 4
     # Programs side by side: `group` tiles of queries, then the next tile of sequences for the same.
     program = tl.program_id(0)
@@ -155,13 +148,15 @@ def _best_products(
     column = tl.arange(0, members * sequences)
     member = (column // sequences)[None, :]
     of_column = tl.minimum(first_sequence + column % sequences, sequence_count - 1)
-    start = tl.load(table + of_column)[None, :]
-    last = (tl.load(table + sequence_count + of_column) - 1).to(tl.int32)[None, :]
+    start = tl.load(offsets + of_column)[None, :]
+    last = (tl.load(offsets + of_column + 1)[None, :] - start - 1).to(tl.int32)
     depth = tl.arange(0, block_d)
     query_rows = queries + tl.minimum(query, query_count - 1)[:, None] * dim + depth[None, :]
     sequence = first_sequence + tl.arange(0, sequences)
     known = tl.minimum(sequence, sequence_count - 1)
-    longest = tl.max(tl.load(table + sequence_count + known)).to(tl.int32)
+    first_row = tl.load(offsets + known)
+    lengths = tl.load(offsets + known + 1) - first_row
+    longest = tl.max(lengths).to(tl.int32)
 
     # One loop over keys and depth, not two, so that the next keys are on their way while the maximum is taken.
     steps = tl.cdiv(dim, block_d)
@@ -198,10 +193,9 @@ def _best_products(
         key += tl.where(step == steps - 1, members, 0)
         step = tl.where(step == steps - 1, 0, step + 1)
 
-    place = query[:, None] * sequence_count + tl.load(table + 2 * sequence_count + known)[None, :]
+    place = query[:, None] * sequence_count + sequence[None, :]
     inside = (query < query_count)[:, None] & (sequence < sequence_count)[None, :]
     tl.store(best + place, largest, mask=inside)
     if with_winner:
-        first_row = tl.load(table + known)[None, :]
-        length = tl.load(table + sequence_count + known)[None, :]
-        tl.store(winner + place, (first_row + tl.minimum(number, length - 1)).to(tl.int32), mask=inside)
+        row = first_row[None, :] + tl.minimum(number, lengths[None, :] - 1)
+        tl.store(winner + place, row.to(tl.int32), mask=inside)

@@ -1,7 +1,6 @@
 """Poolings: one number from the values of a caption's words, or of an image's regions (CHAN, section 3.3).
 
-Shapes: B sequences, N values of all sequences together, C columns (one for each candidate), L values of one
-sequence.
+Shapes: B sequences, N values of all sequences together, C columns (one per candidate), L values of one sequence.
 """
 
 from collections.abc import Callable
@@ -10,10 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from chan.packing import Packed, equal_length_runs
+from chan.packing import equal_length_runs
 
 Pooling = Callable[[Tensor], Tensor]
-"""Reduces (B, L, C) to (B, C); every value counts, since sequences of one length come together."""
+"""Reduces (B, L, C) to (B, C). Every value counts: sequences of one length are reduced together, without padding."""
 
 
 def maximum(values: Tensor) -> Tensor:
@@ -45,7 +44,7 @@ def make_pooling(name: str, beta: float) -> Pooling:
     """The pooling called `name` (max, mean, sum, softmax or lse) at temperature `beta`.
 
     Raises:
-        ValueError: there is no pooling of that name.
+        ValueError: the name is unknown.
     """
     poolings: dict[str, Pooling] = {
         "max": maximum,
@@ -60,10 +59,20 @@ def make_pooling(name: str, beta: float) -> Pooling:
 
 
 def pool(values: Tensor, offsets: Tensor, pooling: Pooling) -> Tensor:
-    """(B, C): `pooling` of packed values (N, C), sequence by sequence, those of one length at a time."""
-    packed, order = Packed(values, offsets).sorted_by_length()
-    pooled = [
-        pooling(packed.rows[run.rows].unflatten(0, (run.count, run.length)))
-        for run in equal_length_runs(packed.offsets)
-    ]
-    return torch.cat(pooled).index_select(0, order.argsort().to(values.device))
+    """(B, C): `pooling` of packed values (N, C), sequence by sequence.
+
+    Neighbours of one length are reduced in one call, so sequences should be sorted by length; the result is the
+    same in any order.
+
+    >>> values, offsets = torch.tensor([[1.0], [2.0], [6.0]]), torch.tensor([0, 1, 3])
+    >>> pool(values, offsets, mean)
+    tensor([[1.],
+            [4.]])
+    """
+    values = values.contiguous()  # reductions along dim 1 then run over whole rows of columns
+    return torch.cat(
+        [
+            pooling(values[run.rows].unflatten(0, (run.count, run.length)))
+            for run in equal_length_runs(offsets)
+        ]
+    )

@@ -1,11 +1,14 @@
 """Soft assignment: a query is compared with a weighted average of keys.
 
-The average itself, D numbers for each query and sequence, is never formed. With weights p and unit or other
-keys k, its product with a query q is sum_j p_j (q . k_j), and its squared norm is p' G p with the Gram matrix
-G of the sequence's keys: both need only similarities.
+The average itself, D numbers per query and sequence, is never formed. With weights p and keys k, its product
+with a query q is sum_j p_j (q . k_j), and its squared norm is p' G p with the Gram matrix G of the sequence's
+keys: both need only similarities.
+
+Images and captions are expected in order of length: each run of sequences of one length costs a few operations.
+The results are the same in any order.
 
 Shapes: B_i images, B_t captions, R regions and W words of all of them, K regions of an image, L words of a
-caption, D joint dimension. These functions hold a few (R, W) tensors; `chan.scoring.pairwise` calls them by tiles.
+caption, D joint dimension. These functions hold a few (R, W) tensors; `chan.scoring.pairwise` calls them per tile.
 """
 
 import torch
@@ -15,15 +18,20 @@ from torch.nn.functional import leaky_relu
 from chan.packing import Packed, equal_length_runs
 
 EPSILON = 1e-8
-SLOPE = 0.1  # of the leaky ReLU in SCAN's cross-attention
-SMOOTH = 9.0  # its inverse temperature over regions
+LEAKY_SLOPE = 0.1  # of the leaky ReLU in SCAN's cross-attention
+INVERSE_TEMPERATURE = 9.0  # of its softmax over regions
 
 
 def attended_words(images: Packed, captions: Packed, alpha: float, precision: torch.dtype | None) -> Tensor:
     """(R, B_t): each region's cosine with its attended word vector (visual soft assignment, `VSACoding`).
 
-    A region attends to the words of a caption with softmax(similarity / alpha); both images' and captions'
-    rows, (R, D) and (W, D), are of unit length.
+    A region attends to the words of a caption with softmax(similarity / alpha).
+
+    Args:
+        images: (R, D) regions of unit length.
+        captions: (W, D) words of unit length.
+        alpha: temperature of the attention.
+        precision: the type of the products of regions and words; None takes the rows' own.
     """
     similarity = _products(images.rows, captions.rows, precision)
     columns = []
@@ -42,16 +50,16 @@ def attended_regions(images: Packed, captions: Packed, precision: torch.dtype | 
 
     Lee et al. 2018, equations 4 to 6 with roles as in "t2i": similarities pass a leaky ReLU, are divided for
     each region by their norm over the caption's words, and a word attends to the regions of an image with
-    softmax(9 * that).
+    softmax(9 * that). Arguments as for `attended_words`.
     """
     similarity = _products(images.rows, captions.rows, precision)
-    positive = leaky_relu(similarity, SLOPE)
+    positive = leaky_relu(similarity, LEAKY_SLOPE)
     scaled = []
     for run in equal_length_runs(captions.offsets):
         block = positive[:, run.rows].unflatten(1, (run.count, run.length))
         norm = _root(block.square().sum(2, keepdim=True))
         scaled.append((block / norm).flatten(1))
-    logits = SMOOTH * torch.cat(scaled, 1)
+    logits = INVERSE_TEMPERATURE * torch.cat(scaled, 1)
     rows = []
     for run in equal_length_runs(images.offsets):
         weight = logits[run.rows].unflatten(0, (run.count, run.length)).softmax(1)  # (images, K, W)
@@ -69,5 +77,5 @@ def _products(regions: Tensor, words: Tensor, precision: torch.dtype | None) -> 
 
 
 def _root(square: Tensor) -> Tensor:
-    """A square root whose slope at zero, which rounding may even put below it, is finite."""
+    """A square root with a finite slope at zero and below it, where rounding can put a square."""
     return square.clamp(min=EPSILON**2).sqrt()
