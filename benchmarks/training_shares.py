@@ -28,8 +28,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from data_tools.store.schema import Block, StoreSchema
-from data_tools.store.writing import write_store
 from torch import Tensor
 
 from benchmarks.recording import record
@@ -42,6 +40,8 @@ from chan.training.distributed import Ranks
 from chan.training.loop import build_step, make_criterion, make_reader
 from chan.training.step import Criterion, TrainingStep
 from data_tools.captions.vocabulary import SPECIAL, Vocabulary
+from data_tools.store.schema import Block, StoreSchema
+from data_tools.store.writing import write_store
 
 RECIPES = {"coco_bigru": 11_353, "f30k_bigru": 8_481, "coco_bert": 30_522, "f30k_bert": 30_522}
 """The recipes and the sizes of their vocabularies."""

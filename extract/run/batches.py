@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data_tools.store.schema import Block
 
 from data_tools.errors import InputError
+from data_tools.store.schema import Block
 from extract.detector.detector import Detector
 from extract.detector.proposals import Proposals
 from extract.regions.given_boxes import Boxes

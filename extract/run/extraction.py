@@ -6,12 +6,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-from data_tools.store.schema import Block
-
 from data_tools.console import Progress
 from data_tools.store.parts import Parts, check_same_provenance
 from data_tools.store.reading import FeatureStore
 from data_tools.store.report import write_report
+from data_tools.store.schema import Block
 from extract.run.batches import BatchRunner
 from extract.run.summary import Summary
 
