@@ -1,5 +1,5 @@
 # make demo   pixels to recall on a drawn data set, about eight minutes on two CPU cores
-# make test   tests, linter, formatter and type checker
+# make test   tests, linter, formatter, type checker and the order of imports
 # make bench  the measurements of docs/performance.md, some thirteen minutes on two CPU cores; make bench-gpu on a GPU
 # Each sets itself up: python3 (3.11 to 3.13), pip, make and git are all it needs.
 
@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt extract/install_detectron2.py
 
 demo: setup
 	rm -rf runs/demo
-	$(BIN)/python -m benchmarks.demo --out runs/demo
+	$(BIN)/python -m examples.scenes --out runs/demo
 
 # Each benchmark adds its figures to benchmarks/results/MACHINE.json.
 bench: setup
@@ -46,12 +46,13 @@ bench-gpu: setup
 	$(BIN)/python -m benchmarks.convolutions --precision bf16
 	$(BIN)/python -m benchmarks.loading
 	rm -rf runs/demo
-	$(BIN)/python -m benchmarks.demo --out runs/demo --record
+	$(BIN)/python -m benchmarks.pipeline --out runs/demo --record
 
 test: setup
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	$(BIN)/lint-imports --no-logo
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 clean:

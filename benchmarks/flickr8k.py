@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.demo import BIN, machine
+from benchmarks.machine import machine
+from examples.scenes import BIN
 
 SUM = ("loss.warmup_epochs=15", "train.epochs=15", "train.lr_decay_epoch=10")
 HARDEST = ("loss.warmup_epochs=8", "train.epochs=14", "train.lr_decay_epoch=11")
@@ -33,8 +34,10 @@ RECIPES: dict[str, tuple[str, ...]] = {
         "train.weight_decay=1e-4",
     ),
 }
-MEASURES = ("dev rsum", "test rsum", "test i2t r1", "test i2t r5", "test i2t r10")
-MEASURES += ("test t2i r1", "test t2i r5", "test t2i r10")
+MEASURES = (
+    *("dev rsum", "test rsum", "test i2t r1", "test i2t r5", "test i2t r10"),
+    *("test t2i r1", "test t2i r5", "test t2i r10"),
+)
 
 
 def chan(*arguments: str) -> Any:
