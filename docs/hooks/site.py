@@ -1,7 +1,7 @@
 """What mkdocs adds to the pages of docs/: files of the repository, the commands, the shipped configurations.
 
-A link of such a file to another file of the repository becomes a link to that file's page; one that leads to no page is
-left as it is, and `mkdocs build --strict` then reports it.
+A link of such a file to another file of the repository becomes a link to that file's page. A link that leads to no
+page is not changed, and `mkdocs build --strict` reports it.
 """
 
 import posixpath
