@@ -29,8 +29,10 @@ def matched_objects(boxes: Floats, classes: Integers, objects: Floats, object_cl
     """The object of its class that each detection of one image overlaps most, -1 where by no more than a half.
 
     Args:
-        boxes, classes: (n, 4) and (n,) of the detections.
-        objects, object_classes: (t, 4) and (t,) of the annotated objects.
+        boxes: (n, 4) of the detections.
+        classes: (n,) of the detections.
+        objects: (t, 4) boxes of the annotated objects.
+        object_classes: (t,) of the annotated objects.
 
     Returns:
         (n,) positions in `objects`; of equally overlapped ones the first.
@@ -48,7 +50,8 @@ def detection_precisions(
     """Average precision of each class: (C,), 0 for a class without objects.
 
     Args:
-        classes, scores: (N,) of the detections of all images; equal scores rank in this order.
+        classes: (N,) of the detections of all images.
+        scores: (N,) of the same; equal scores rank in this order.
         matches: (N,) the object (a position in `object_classes`) that each one would find, or -1.
         object_classes: (T,) classes of the objects of all images.
     """

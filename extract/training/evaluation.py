@@ -173,7 +173,8 @@ def attribute_accuracy(scores: np.ndarray, attributes: np.ndarray) -> float:
     """Share of the objects' attributes that are among an object's n most probable ones, n being how many it has.
 
     Args:
-        scores, attributes: (t, A) probabilities, and whether the object has each.
+        scores: (t, A) probabilities of the attributes.
+        attributes: (t, A) whether the object has each.
     """
     order = np.argsort(-scores, axis=1, kind="stable")
     ranked = np.take_along_axis(attributes, order, axis=1)
