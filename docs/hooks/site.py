@@ -4,6 +4,8 @@ A link of such a file to another file of the repository becomes a link to that f
 page is not changed, and `mkdocs build --strict` reports it.
 """
 
+import importlib
+import inspect
 import posixpath
 import re
 from pathlib import Path
@@ -28,6 +30,7 @@ TARGETS = {  # what else such a file may link to, and the page about it
     "LICENSE": "licence.md",
     "NOTICE": "licence.md",
 }
+PUBLIC_NAMES = re.compile(r"<!-- public names of (\w+) -->")
 LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -40,6 +43,22 @@ def on_files(files: Files, config: Any) -> Files:
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put the table of a package's public names in the place of its marker."""
+    return PUBLIC_NAMES.sub(lambda found: public_names(found[1]), markdown)
+
+
+def public_names(package: str) -> str:
+    """A table of the names that a package exports, each with the first sentence of its docstring."""
+    lines = ["| name | |", "| --- | --- |"]
+    module = importlib.import_module(package)
+    for name in sorted(getattr(module, "__all__", ()), key=str.lower):
+        value = getattr(module, name)
+        summary = (inspect.getdoc(value) or "").split("\n\n")[0]
+        lines.append(f"| [`{name}`][{value.__module__}.{name}] | {' '.join(summary.split())} |")
+    return "\n".join(lines)
 
 
 def with_page_links(file: str, text: str) -> str:
