@@ -56,7 +56,7 @@ def test_type_checkers_see_the_same_names(package: str) -> None:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_an_unknown_name_is_an_attribute_error(package: str) -> None:
     with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nothing'"):
-        importlib.import_module(package).nothing
+        _ = importlib.import_module(package).nothing
 
 
 @pytest.mark.parametrize("package", PACKAGES)
