@@ -52,7 +52,7 @@ def run(out: Path, untrained: bool) -> dict[str, Any]:
     demo = Demo(out)
     data, store = out / "data", out / "data" / "precomp" / "features.h5"
     detector, model = out / "detector", out / "chan"
-    demo.stage("scenes", "data-tools", "scenes", str(data), as_json=False)
+    demo.stage("scenes", "data-tools", "scenes", "--out", str(data), as_json=False)
     scores: dict[str, Any] = {}
     weights = "random"
     if not untrained:

@@ -164,7 +164,7 @@ def evaluate(
 
 @command(app, "chan ensemble gru.npy bert.npy --data data/f30k --split test")
 def ensemble(
-    scores: Annotated[list[Path], argument("SCORES...", "Two or more files that chan evaluate --scores wrote.")],
+    scores: Annotated[list[Path], argument("SCORES", "Two or more files that chan evaluate --scores wrote.")],
     *,
     data: Data,
     split: SplitName,

@@ -21,20 +21,24 @@ app = make_group("data-tools", "Prepare and check data sets and feature stores f
 DataFolder = Annotated[Path, argument("DATA", "Data folder, with the splits in its precomp/ folder.")]
 
 
-@command(app, "data-tools scenes data/scenes")
+@command(app, "data-tools scenes --out data/scenes")
 def scenes(
-    out: Annotated[Path, argument("OUT", "Data folder to write.")],
     *,
     train: Annotated[int, option(SPLITS, "Number of training images.", metavar="N", min=1)] = 600,
     dev: Annotated[int, option(SPLITS, "Number of validation images.", metavar="N", min=1)] = 100,
     test: Annotated[int, option(SPLITS, "Number of test images.", metavar="N", min=1)] = 100,
     seed: Annotated[int, seed_option("the drawn scenes and their captions")] = 2022,
+    out: Annotated[Path, option(OUTPUT, "Data folder to write.", metavar="DIR")],
+    as_json: Json = False,
 ) -> None:
     """Draw a small data set: images, captions, boxes, classes and attributes."""
     from data_tools.scenes.dataset import write_scenes
 
     write_scenes(out, train, dev, test, seed)
-    print(f"{out}: {train} training, {dev} validation and {test} test images with five captions each")
+    if as_json:
+        print_json({"data": str(out), "train": train, "dev": dev, "test": test})
+    else:
+        print(f"{out}: {train} training, {dev} validation and {test} test images with five captions each")
 
 
 @command(app, "data-tools splits dataset_coco.json --out data/coco --images data/coco/images")
@@ -42,7 +46,7 @@ def splits(
     sources: Annotated[
         list[Path],
         argument(
-            "SOURCES...",
+            "SOURCES",
             "Karpathy's dataset_*.json, one or more of COCO's captions_*.json, or a table (.csv, .tsv, .jsonl) "
             "with the columns image and caption.",
         ),
@@ -147,13 +151,12 @@ class FeatureType(StrEnum):
     float16 = "float16"
 
 
-@command(app, "data-tools convert trainval.tsv data/coco/precomp/features.h5 --dtype float16")
+@command(app, "data-tools convert trainval.tsv --out data/coco/precomp/features.h5 --dtype float16")
 def convert(
     source: Annotated[
         Path,
         argument("SOURCE", "A store, SCAN's .npy or a folder of them, a BUTD or LXMERT .tsv, a folder of .npz."),
     ],
-    target: Annotated[Path, argument("TARGET", "File or folder to write; .h5 is a store, .npy is SCAN's array.")],
     *,
     ids: Annotated[
         Path | None,
@@ -165,44 +168,48 @@ def convert(
     ] = None,
     to_ids: Annotated[
         Path | None,
-        option(INPUT, "id_mapping.json that turns the file names of SOURCE into ids in TARGET.", metavar="FILE"),
+        option(INPUT, "id_mapping.json that turns the file names of SOURCE into ids in --out.", metavar="FILE"),
     ] = None,
     to_file_names: Annotated[
         Path | None,
-        option(INPUT, "id_mapping.json that turns the ids of SOURCE into file names in TARGET.", metavar="FILE"),
+        option(INPUT, "id_mapping.json that turns the ids of SOURCE into file names in --out.", metavar="FILE"),
     ] = None,
+    out: Annotated[
+        Path,
+        option(OUTPUT, "File or folder to write; .h5 is a store, .npy is SCAN's array.", metavar="FILE|DIR"),
+    ],
     to: Annotated[
-        Format | None, option(OUTPUT, "Format of TARGET.", show_default="what the name of TARGET says")
+        Format | None, option(OUTPUT, "Format to write.", show_default="what the name of --out says")
     ] = None,
     dtype: Annotated[
         FeatureType | None, option(OUTPUT, "Type of the features.", show_default="that of SOURCE")
     ] = None,
-    overwrite: Annotated[bool, flag(OUTPUT, "Replace an existing TARGET.", "--overwrite")] = False,
+    overwrite: Annotated[bool, flag(OUTPUT, "Replace an existing --out.", "--overwrite")] = False,
     as_json: Json = False,
 ) -> None:
     """Convert region features between the feature store and the formats of other projects.
 
-    What the target's format cannot hold is left out, and the output lists it.
+    What the format of --out cannot hold is left out, and the output lists it.
     """
     from data_tools.formats.conversion import Choices, convert
 
-    done = convert(source, target, to, Choices(dtype, ids, to_ids, to_file_names, overwrite))
+    done = convert(source, out, to, Choices(dtype, ids, to_ids, to_file_names, overwrite))
     if as_json:
         print_json({**asdict(done), "files": [str(path) for path in done.files]})
         return
-    print(f"{target}: {done.images} images, {done.regions} regions x {done.dim} {done.dtype}")
+    print(f"{out}: {done.images} images, {done.regions} regions x {done.dim} {done.dtype}")
     for note in done.notes:
         print(f"  {note}")
 
 
-@command(app, "data-tools join features.h5 machine1.h5 machine2.h5")
+@command(app, "data-tools join machine1.h5 machine2.h5 --out features.h5")
 def join(
-    file: Annotated[Path, argument("FILE", "Joined store to write.")],
     stores: Annotated[
         list[Path] | None,
-        argument("STORES...", "Stores to join, in this order.", show_default="the parts in FILE.parts/"),
+        argument("STORES", "Stores to join, in this order.", show_default="the parts in the folder OUT.parts"),
     ] = None,
     *,
+    out: Annotated[Path, option(OUTPUT, "Joined store to write.", metavar="FILE")],
     virtual: Annotated[
         bool,
         flag(
@@ -211,17 +218,17 @@ def join(
             "--virtual",
         ),
     ] = False,
-    overwrite: Annotated[bool, flag(OUTPUT, "Replace an existing FILE.", "--overwrite")] = False,
+    overwrite: Annotated[bool, flag(OUTPUT, "Replace an existing --out.", "--overwrite")] = False,
     as_json: Json = False,
 ) -> None:
     """Join stores that several machines made in the same way, or the parts that a run left."""
     if virtual and not stores:
         raise UsageError("--virtual needs the stores that it refers to")
-    if stores and file.exists() and not overwrite:
-        raise UsageError(f"{file}: exists already; --overwrite replaces it")
+    if stores and out.exists() and not overwrite:
+        raise UsageError(f"{out}: exists already; --overwrite replaces it")
     from data_tools.store.joining import join_parts, join_stores
 
-    done = join_stores(file, stores, virtual) if stores else join_parts(file)
+    done = join_stores(out, stores, virtual) if stores else join_parts(out)
     if as_json:
         print_json({**asdict(done), "file": str(done.file)})
     else:
@@ -293,7 +300,7 @@ def verify(
     ] = None,
     sample: Annotated[int, option(INPUT, "Number of images to decode, spread evenly.", metavar="N", min=0)] = 1000,
     everything: Annotated[bool, flag(INPUT, "Decode all images.", "--all")] = False,
-    mend: Annotated[
+    fix_files: Annotated[
         bool, flag(OUTPUT, "Remove byte-order marks and Windows line ends from split files.", "--fix")
     ] = False,
     as_json: Json = False,
@@ -302,7 +309,7 @@ def verify(
     from data_tools.checks.verification import fix, verify
 
     report = verify(data, features, None if everything else sample)
-    fixed = fix(report) if mend else []
+    fixed = fix(report) if fix_files else []
     if fixed:
         report = verify(data, features, None if everything else sample)
     if as_json:

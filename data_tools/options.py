@@ -5,7 +5,6 @@ that `--help` and a usage error are quick.
 """
 
 import functools
-import re
 from collections.abc import Callable
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -20,14 +19,9 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def _escape(text: str) -> str:
-    """`text` with its brackets kept from being read as rich's markup."""
-    return re.sub(r"\[(?=[a-z#/@])", r"\\[", text)
-
-
 def option(group: str, text: str, *names: str, **settings: Any) -> Any:
-    """A typer option in a group of the help; `text` is shown as it is written, brackets included."""
-    return typer.Option(*names, help=_escape(text), rich_help_panel=group, **settings)
+    """A typer option in a group of the help; `text` has no square brackets, which rich reads as markup."""
+    return typer.Option(*names, help=text, rich_help_panel=group, **settings)
 
 
 def flag(group: str, text: str, name: str) -> Any:
@@ -36,8 +30,8 @@ def flag(group: str, text: str, name: str) -> Any:
 
 
 def argument(metavar: str, text: str, **settings: Any) -> Any:
-    """A typer argument; `text` is shown as it is written, brackets included."""
-    return typer.Argument(metavar=metavar, help=_escape(text), **settings)
+    """A typer argument; `text` has no square brackets, which rich reads as markup."""
+    return typer.Argument(metavar=metavar, help=text, **settings)
 
 
 def config_option(package: str, group: str, note: str = "") -> Any:
@@ -122,7 +116,7 @@ def command(
                 raise UserInterruptError(resuming) from None
 
         text = "\n\n".join(" ".join(lines.split()) for lines in (body.__doc__ or "").split("\n\n"))
-        app.command(name, help=_escape(text), epilog=f"Example:\n{_escape(example)}")(interruptible)
+        app.command(name, help=text, epilog=f"Example:\n{example}")(interruptible)
         return body
 
     return register

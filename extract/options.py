@@ -72,8 +72,8 @@ GivenBoxes = Annotated[
     Path | None,
     option(
         INPUT,
-        "Extract features of these boxes instead of detected ones: JSON of "
-        '{"id": [[x1, y1, x2, y2], ...]} in pixels, or another store.',
+        "Extract features of these boxes instead of detected ones: a JSON object of image ids and lists of boxes "
+        "(x1, y1, x2, y2 in pixels), or another store.",
         metavar="FILE",
     ),
 ]
