@@ -65,7 +65,7 @@ BootstrapSeed = Annotated[int, seed_option("the bootstrap resampling behind the 
 @command(
     app,
     "chan train --config scenes --data data/scenes --out runs/chan train.epochs=10",
-    resuming="--resume continues after the last epoch",
+    resuming="--resume continues after the last complete epoch",
 )
 def train(
     overrides: Annotated[

@@ -179,7 +179,8 @@ def convert(
         option(OUTPUT, "File or folder to write; .h5 is a store, .npy is SCAN's array.", metavar="FILE|DIR"),
     ],
     to: Annotated[
-        Format | None, option(OUTPUT, "Format to write.", show_default="what the name of --out says")
+        Format | None,
+        option(OUTPUT, "Format of the written features.", show_default="by the name of --out"),
     ] = None,
     dtype: Annotated[
         FeatureType | None, option(OUTPUT, "Type of the features.", show_default="that of SOURCE")
@@ -239,11 +240,12 @@ def join(
 
 @command(app, "data-tools inspect features.h5 --image 42 --images data/coco/images --out 42.png")
 def inspect(
-    store: Annotated[Path, argument("STORE", "Feature store.")],
+    store: Annotated[Path, argument("STORE", "Feature store to inspect.")],
     *,
     image: Annotated[str | None, option(INPUT, "Id of an image whose regions are drawn.", metavar="ID")] = None,
     images: Annotated[
-        Path | None, option(INPUT, "Image folder.", metavar="DIR", show_default="images/ of the data folder")
+        Path | None,
+        option(INPUT, "Folder of the image files.", metavar="DIR", show_default="images/ of the data folder"),
     ] = None,
     labels: Annotated[
         str | None,

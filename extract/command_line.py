@@ -241,7 +241,7 @@ def evaluate(
 
 @command(butd_app, "butd show holiday.jpg --out holiday.png")
 def show(
-    image: Annotated[Path, argument("IMAGE", "Image file.")],
+    image: Annotated[Path, argument("IMAGE", "Image file to show.")],
     *,
     selection: given.Selection = given.Rule.CAFFE,
     num_boxes: given.DrawnBoxes = 10,

@@ -107,7 +107,7 @@ MinBoxes = Annotated[
 MaxBoxes = Annotated[
     int | None, option(REGIONS, "Maximum number of regions per image; goes with --min-boxes.", metavar="N", min=1)
 ]
-DrawnBoxes = Annotated[int, option(REGIONS, "Regions to draw.", metavar="N", min=1)]
+DrawnBoxes = Annotated[int, option(REGIONS, "Number of regions to draw.", metavar="N", min=1)]
 Threshold = Annotated[
     float | None,
     option(
