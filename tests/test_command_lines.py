@@ -190,6 +190,11 @@ def test_a_shell_completes_options(name: str) -> None:
     assert done.stdout.split() == ["--json"]
 
 
+def test_chan_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "chan", "--version"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"chan {version('pixels-to-recall')}\n"), done.stderr
+
+
 def test_an_interrupted_command_ends_in_one_line(tmp_path: Path) -> None:
     line = "import sys; sys.argv[0] = 'data-tools'; from data_tools.command_line import data_tools; data_tools()"
     arguments = ["scenes", "--out", str(tmp_path / "scenes"), "--train", "100000"]
