@@ -207,7 +207,7 @@ def require_gpus(count: int, device: str) -> None:
 
 @command(
     butd_app,
-    "butd evaluate --config scenes --data data/scenes --weights runs/detector/model_final.pth --split test",
+    "butd evaluate --config scenes --data data/scenes --weights runs/detector/model_final.pth",
 )
 def evaluate(
     *,

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -124,6 +125,15 @@ def test_wrong_options_are_found_before_a_library_is_imported(
     assert code == 2
     assert said in err
     assert HEAVY.isdisjoint(modules)
+
+
+@each()
+def test_the_example_is_a_valid_call(name: str, path: tuple[str, ...], command: Any) -> None:
+    words = shlex.split(command.epilog.removeprefix("Example:"))
+    assert tuple(words[: 1 + len(path)]) == (name, *path)
+    context = command.make_context(name, words[1 + len(path) :])  # a wrong option or value raises
+    assert any(context.get_parameter_source(key).name == "COMMANDLINE" for key in context.params)
+    assert len(command.epilog.split("\n")[1]) < 100  # in one line of a usual terminal
 
 
 @each()
