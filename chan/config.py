@@ -10,6 +10,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from chan.choices import PrecisionName
 from data_tools.configs import find_config
 from data_tools.errors import InputError, UsageError
 from data_tools.files import replace_file
@@ -21,7 +22,6 @@ TextEncoderName = StrEnum("TextEncoderName", ["bigru", "bert"])
 LossName = StrEnum("LossName", ["contrastive", "infonce"])
 CacheName = StrEnum("CacheName", ["auto", "mmap", "memory", "device"])
 ScheduleName = StrEnum("ScheduleName", ["step", "cosine"])
-PrecisionName = StrEnum("PrecisionName", ["fp32", "bf16", "fp16"])
 
 
 @dataclass

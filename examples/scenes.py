@@ -55,7 +55,7 @@ def run(out: Path, untrained: bool) -> dict[str, Any]:
         return pipeline.stage(name, *command, "--json")
 
     scenes = ("--config", "scenes", "--data", data)
-    pipeline.stage("scenes", "data-tools", "scenes", data)
+    pipeline.stage("scenes", "data-tools", "scenes", "--out", data)
     weights, scores = "random", {}
     if not untrained:
         weights = stage("train detector", "butd", "train", *scenes, "--out", detector)["weights"]

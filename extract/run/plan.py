@@ -131,7 +131,7 @@ def _check_options(request: Request) -> None:
 def _store(request: Request) -> Path:
     store = request.output or request.images.resolve().parent / "precomp" / "features.h5"
     if not store.name or store.is_dir():
-        raise UsageError(f"--output {store}: expected a file")
+        raise UsageError(f"--out {store}: expected a file")
     return store
 
 

@@ -82,7 +82,7 @@ class Summary:
             )
         if self.parts_missing:
             return f"{self.output}: {self.parts_missing} parts are still to be written by other shards"
-        return f"{self.output}: all parts are written; data-tools join {self.output} joins them"
+        return f"{self.output}: all parts are written; data-tools join --out {self.output} joins them"
 
     @property
     def images_per_second(self) -> float:

@@ -24,7 +24,7 @@ def run(monkeypatch, capsys, command, *arguments):
         ((".", "--config", "scenes", "--weights", "absent.pth"), 1, "absent.pth: no such weight file"),
         ((".", "--num-boxes", "3", "--min-boxes", "2"), 2, "give either --num-boxes or"),
         ((".", "--min-boxes", "20", "--max-boxes", "10"), 2, "go together"),
-        ((".", "--config", "scenes", "--weights", "random", "--output", ".."), 2, "--output ..: expected a file"),
+        ((".", "--config", "scenes", "--weights", "random", "--out", ".."), 2, "--out ..: expected a file"),
         ((".", "--shard", "3/2"), 2, "--shard 3/2: expected I/N"),
         ((".", "--overwrite", "--shard", "1/2"), 2, "--overwrite would discard other shards' parts"),
         (
