@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from chan.config import Config, PrecisionName, ScheduleName, differing_keys, load_config, override
+from chan.config import Config, PrecisionName, load_config
 from chan.data.splits import check_dim, open_split
 from chan.evaluation import coco_metrics, recall
 from chan.evaluation import evaluate as evaluation
@@ -15,8 +15,10 @@ from chan.retrieval import drawing as pictures
 from chan.retrieval import explanation
 from chan.runs import folder as runs
 from chan.runs import importing
-from chan.training import distributed
-from chan.training import loop as training
+from chan.runs.provenance import check_provenance
+from chan.runs.train import resumed_config
+from chan.runs.train import train as train_run
+from chan.training import checkpoints, distributed
 from chan.training.step import PRODUCTS
 from data_tools.captions.splits import Split, load_split
 from data_tools.console import entry_point, print_json
@@ -68,8 +70,8 @@ def train(
     Example: chan train --config scenes --data runs/scenes --out runs/chan train.epochs=10
     """
     changes = [*(overrides or []), *([] if seed is None else [f"train.seed={seed}"])]
-    chosen = _resumed_config(out, config, changes) if resume else _new_config(config, changes)
-    done = training.train(out, chosen, data, features, resolve_device(device), resume)
+    chosen = resumed_config(out, config, changes) if resume else _new_config(config, changes)
+    done = train_run(out, chosen, data, features, resolve_device(device), resume)
     if not distributed.is_main_process():
         return
     if as_json:
@@ -77,7 +79,7 @@ def train(
         print_json({**document, "best_rsum": done.best_rsum, "best_epoch": done.best_epoch + 1})
     else:
         best = done.best_epoch + 1
-        print(f"best dev rsum {done.best_rsum:.1f} after epoch {best} of {done.epoch}: {out / runs.BEST}")
+        print(f"best dev rsum {done.best_rsum:.1f} after epoch {best} of {done.epoch}: {out / checkpoints.BEST}")
 
 
 @app.command("evaluate")
@@ -103,12 +105,12 @@ def evaluate(
     Example: chan evaluate runs/chan --data runs/scenes --split test
     """
     where = resolve_device(device)
-    model, dim, reader = runs.load_best_model(run, where)
+    model, dim, tokenizer = runs.load_best_model(run, where)
     opened = open_split(data, split, features)
     check_dim(opened, dim)
-    runs.check_provenance(run, opened)
+    check_provenance(run, opened)
     coco = coco_metrics.CocoTest.of(opened.split) if eccv else None
-    regions, words = evaluation.encode(model, opened, reader, where)
+    regions, words = evaluation.encode(model, opened, tokenizer, where)
     products, more = PRODUCTS[precision.value], {}
     scorer = evaluation.of_embeddings(model, regions, words, products)
     if scores is not None or coco is not None:
@@ -187,11 +189,11 @@ def explain(
     Example: chan explain runs/chan --data runs/scenes --split test --out explained.png
     """
     where = resolve_device(device)
-    model, dim, reader = runs.load_best_model(run, where)
+    model, dim, tokenizer = runs.load_best_model(run, where)
     opened = open_split(data, split, features)
     check_dim(opened, dim)
-    runs.check_provenance(run, opened)
-    rows = explanation.explain(model, opened, reader, explanation.image_files(data, opened), where)
+    check_provenance(run, opened)
+    rows = explanation.explain(model, opened, tokenizer, explanation.image_files(data, opened), where)
     pictures.save(pictures.draw(rows), out)
     print(f"{len(rows)} captions: {out}")
 
@@ -200,22 +202,6 @@ def _new_config(spec: str | None, changes: list[str]) -> Config:
     if spec is None:
         raise UsageError("--config is needed for a new run")
     return load_config(spec, changes)
-
-
-def _resumed_config(folder: Path, spec: str | None, changes: list[str]) -> Config:
-    """The run's configuration; what else is asked for may differ only in what leaves its epochs alike."""
-    stored = runs.load_run_config(folder)
-    asked = override(stored if spec is None else load_config(spec), changes)
-    if asked.model.image.dim is None:
-        asked.model.image.dim = stored.model.image.dim
-    free = {"data.cache", "data.workers", "train.patience", "train.epochs"}
-    changed = differing_keys(stored, asked)
-    for key in changed:
-        if key not in free:
-            raise UsageError(f"{folder}: a resumed run keeps its configuration, but {key} differs")
-    if "train.epochs" in changed and stored.train.schedule is ScheduleName.cosine:
-        raise UsageError(f"{folder}: train.epochs: a cosine ends with its last epoch and cannot be prolonged")
-    return asked
 
 
 def _report(split: Split, result: evaluation.Evaluation, more: dict[str, Any], as_json: bool) -> None:

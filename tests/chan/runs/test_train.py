@@ -15,9 +15,11 @@ from safetensors.torch import load_file
 from chan.config import Config, load_config
 from chan.data.splits import open_split
 from chan.runs import folder as runs
-from chan.runs.folder import TrainProgress
-from chan.training import loop as training
+from chan.runs import train as runs_train
+from chan.runs.provenance import check_provenance
+from chan.training import checkpoints, loop
 from chan.training import step as steps
+from chan.training.checkpoints import TrainProgress
 from data_tools.errors import InputError, UsageError
 
 CPU = torch.device("cpu")
@@ -29,7 +31,7 @@ def _threads() -> None:
 
 
 def train(folder: Path, dataset: Path, config: Config, resume: bool = False) -> TrainProgress:
-    return training.train(folder, config, dataset, None, CPU, resume)
+    return runs_train.train(folder, config, dataset, None, CPU, resume)
 
 
 def lines(folder: Path, kind: str) -> list[dict]:
@@ -95,7 +97,7 @@ def killed_at_call(count: int, function: Callable[..., Any]) -> Callable[..., An
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [
-        (runs, "save_epoch", 2),  # the second epoch is trained and validated, its state not yet saved
+        (checkpoints, "save_epoch", 2),  # the second epoch is trained and validated, its state not yet saved
         (steps, "clip_grad_norm_", 5),  # in the middle of the second epoch
         (steps, "clip_grad_norm_", 2),  # before anything is saved
     ],
@@ -131,26 +133,26 @@ def test_the_best_score_survives_a_resume(
     before = train(tmp_path / "run", dataset, config)
     best = (tmp_path / "run" / "best.safetensors").read_bytes()
     config = load_config(str(tiny_config), ["train.epochs=2", "model.image.dim=24"])
-    monkeypatch.setattr(training, "train_epoch", ruin)
+    monkeypatch.setattr(loop, "train_epoch", ruin)
     after = train(tmp_path / "run", dataset, config, resume=True)
     assert (after.best_rsum, after.best_epoch) == (before.best_rsum, 0)
     assert after.epoch == 2
     assert (tmp_path / "run" / "best.safetensors").read_bytes() == best
 
 
-def ruin(trainer: training.Trainer, progressed: TrainProgress) -> None:
-    for parameter in trainer.stepper.model.parameters():
+def ruin(trainer: loop.Trainer, progress: TrainProgress) -> None:
+    for parameter in trainer.step.model.parameters():
         torch.nn.init.zeros_(parameter)
-    progressed.epoch += 1
-    progressed.step += 1
+    progress.epoch += 1
+    progress.step += 1
 
 
 class KilledSoon:
     """Saves a state after every line of metrics, of which there is one a step, and dies at a step."""
 
     def __init__(self, patch: pytest.MonkeyPatch, call: int) -> None:
-        patch.setattr(training, "SAVE_SECONDS", 0.0)
-        patch.setattr(training, "LOG_STEPS", 1)
+        patch.setattr(loop, "SAVE_SECONDS", 0.0)
+        patch.setattr(loop, "LOG_STEPS", 1)
         self.patch = patch
         patch.setattr(steps, "clip_grad_norm_", killed_at_call(call, steps.clip_grad_norm_))
 
@@ -168,20 +170,20 @@ def test_a_run_killed_within_an_epoch_goes_on_where_it_was(
     changes: list[str], dataset: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load_config(str(tiny_config), [*changes, "train.epochs=2"])
-    monkeypatch.setattr(training, "LOG_STEPS", 1)
+    monkeypatch.setattr(loop, "LOG_STEPS", 1)
     train(tmp_path / "whole", dataset, config)
     with monkeypatch.context() as patch:
         KilledSoon(patch, call=6)
         with pytest.raises(KilledError):
             train(tmp_path / "cut", dataset, config)
     taken: list[int] = []
-    take = steps.TrainingStep.take
+    original = steps.TrainingStep.__call__
 
     def counted(self: steps.TrainingStep, *arguments: Any) -> torch.Tensor:
         taken.append(1)
-        return take(self, *arguments)
+        return original(self, *arguments)
 
-    monkeypatch.setattr(steps.TrainingStep, "take", counted)
+    monkeypatch.setattr(steps.TrainingStep, "__call__", counted)
     train(tmp_path / "cut", dataset, runs.load_run_config(tmp_path / "cut"), resume=True)
     assert len(taken) == 1  # of six, five were saved
     for file in ("last.safetensors", "best.safetensors"):
@@ -228,7 +230,7 @@ def test_where_features_lie_and_who_reads_them_changes_nothing(
 def test_training_stops_when_its_patience_ends(
     dataset: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "train_epoch", ruin)
+    monkeypatch.setattr(loop, "train_epoch", ruin)
     config = load_config(str(tiny_config), ["train.epochs=9", "train.patience=2"])
     done = train(tmp_path / "run", dataset, config)
     assert (done.epoch, done.best_epoch) == (3, 0)
@@ -272,8 +274,8 @@ def test_word_vectors_begin_a_run(
     (tmp_path / "glove.txt").write_text(f"red {numbers}\nzebra {numbers}\n")
     changes = [f"model.text.word_vectors={tmp_path / 'glove.txt'}", "train.epochs=1"]
     train(tmp_path / "run", dataset, load_config(str(tiny_config), changes))
-    reader = runs.load_reader(tmp_path / "run", load_config(str(tiny_config)))
-    assert f"word vectors: 1 of {reader.size} words found" in capsys.readouterr().err
+    tokenizer = runs.load_tokenizer(tmp_path / "run", load_config(str(tiny_config)))
+    assert f"word vectors: 1 of {tokenizer.vocab_size} words found" in capsys.readouterr().err
     missing = load_config(str(tiny_config), ["model.text.word_vectors=gone.txt"])
     with pytest.raises(InputError, match=r"gone\.txt: no such file of word vectors"):
         train(tmp_path / "other", dataset, missing)
@@ -292,19 +294,19 @@ def with_provenance(dataset: Path, folder: Path, **attributes: str) -> Path:
 def test_features_made_otherwise_are_refused(dataset: Path, tiny_config: Path, tmp_path: Path) -> None:
     first = with_provenance(dataset, tmp_path / "a", weights_sha256="aaa", selection="caffe 36")
     config = load_config(str(tiny_config), ["train.epochs=1"])
-    training.train(tmp_path / "run", config, dataset, first, CPU, resume=False)
-    runs.check_provenance(tmp_path / "run", open_split(dataset, "test", first))
-    runs.check_provenance(tmp_path / "run", open_split(dataset, "test", None))  # does not say how it was made
+    runs_train.train(tmp_path / "run", config, dataset, first, CPU, resume=False)
+    check_provenance(tmp_path / "run", open_split(dataset, "test", first))
+    check_provenance(tmp_path / "run", open_split(dataset, "test", None))  # does not say how it was made
     for name, attributes, message in (
         ("b", {"weights_sha256": "bbb", "selection": "caffe 36"}, r"with weights bbb, those of the run .* aaa"),
         ("c", {"weights_sha256": "aaa", "selection": "detectron2"}, r"selection detectron2, .* caffe 36"),
     ):
         other = with_provenance(dataset, tmp_path / name, **attributes)
         with pytest.raises(InputError, match=message):
-            runs.check_provenance(tmp_path / "run", open_split(dataset, "test", other))
+            check_provenance(tmp_path / "run", open_split(dataset, "test", other))
         config = runs.load_run_config(tmp_path / "run")
         with pytest.raises(InputError, match=message):
-            training.train(tmp_path / "run", config, dataset, other, CPU, resume=True)
+            runs_train.train(tmp_path / "run", config, dataset, other, CPU, resume=True)
 
 
 def test_a_run_is_never_overwritten(finished: Path, dataset: Path, tiny_config: Path) -> None:
@@ -360,7 +362,7 @@ def test_bert_trains_and_its_run_stands_alone(
     assert losses[1] < losses[0]
     config = (tmp_path / "run" / "config.yaml").read_text()
     (tmp_path / "run" / "config.yaml").write_text(config.replace(bert_folder, "gone"))
-    model, _, reader = runs.load_best_model(tmp_path / "run", CPU)
+    model, _, tokenizer = runs.load_best_model(tmp_path / "run", CPU)
     saved = load_file(tmp_path / "run" / "best.safetensors")
     assert torch.equal(model.state_dict()["text_encoder.linear.weight"], saved["text_encoder.linear.weight"])
-    assert reader.words(["red square"])[0][0][0] == "red"
+    assert tokenizer.words(["red square"])[0][0][0] == "red"
