@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing
+from torch.multiprocessing.spawn import start_processes
 
 from chan.data.batches import Batch
 from chan.model.chan import Chan
@@ -80,8 +80,8 @@ def test_both_passes_of_a_chunk_drop_the_same() -> None:
     drawn: list[list[torch.Tensor]] = []
     embed = step._embed
 
-    def remembered(*arguments: Any) -> tuple[Packed, Packed]:
-        found = embed(*arguments)
+    def remembered(encoders: torch.nn.Module, batch: Batch, seed: int) -> tuple[Packed, Packed]:
+        found = embed(encoders, batch, seed)
         drawn.append([side.rows.detach() for side in found])
         return found
 
@@ -166,7 +166,7 @@ def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.start_processes(one_process, (port, str(tmp_path)), nprocs=2, start_method="fork")
+    start_processes(one_process, (port, str(tmp_path)), nprocs=2, start_method="fork")
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for coding in ("vha", "vsa"):
         for name, criterion in (("hardest", hardest), ("information", information)):
