@@ -1,4 +1,4 @@
-"""How the features of a run were made, so that others are not mixed with them.
+"""The provenance of a run's features, so that a run is only used with features that were made in the same way.
 
 The detector weights and the selection rule are compared. A features file that does not state them (SCAN's arrays)
 and a run that does not know them (imported checkpoints) are accepted.

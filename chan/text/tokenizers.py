@@ -22,7 +22,7 @@ from data_tools.captions.vocabulary import END, MASK_TOKEN, START, Vocabulary
 Word = tuple[str, list[int]]
 """A word as it is written in the caption, and its ids."""
 
-CAPTIONS = 4096  # tokenized at a time: enough that BERT's tokenizer uses its threads
+BATCH_CAPTIONS = 4096  # tokenized at a time: enough that BERT's tokenizer uses its threads
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,8 @@ def tokenize_captions(tokenizer: CaptionTokenizer, captions: Sequence[str]) -> W
     """
     ids: list[int] = []
     word_offsets, caption_offsets = [0], [0]
-    for first in range(0, len(captions), CAPTIONS):
-        for words in tokenizer.words(captions[first : first + CAPTIONS]):
+    for first in range(0, len(captions), BATCH_CAPTIONS):
+        for words in tokenizer.words(captions[first : first + BATCH_CAPTIONS]):
             for _, word in words:
                 ids.extend(word)
                 word_offsets.append(len(ids))

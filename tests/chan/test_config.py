@@ -3,10 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import BertConfig, BertTokenizerFast
 
-from chan.build import build_schedule, build_step, build_tokenizer
 from chan.config import (
     Config,
     PoolingName,
@@ -18,8 +15,6 @@ from chan.config import (
     with_table,
 )
 from chan.keys import keys_of, with_value
-from chan.training.distributed import Ranks
-from data_tools.captions.vocabulary import SPECIAL
 from data_tools.configs import config_folder
 from data_tools.errors import InputError, UsageError
 
@@ -112,30 +107,6 @@ def test_every_shipped_configuration_is_listed() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_shipped_configurations_have_their_values(name: str) -> None:
     assert values(load_config(name)) == PAPER | RECIPES[name]
-
-
-@pytest.fixture(scope="module")
-def narrow_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A BERT of one narrow layer that knows a word."""
-    folder = tmp_path_factory.mktemp("bert")
-    (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nword\n")
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    BertConfig(vocab_size=6, **sizes).save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_configurations_are_built(name: str, narrow_bert: str, tmp_path: Path) -> None:
-    config = with_value(load_config(name, [f"model.text.bert={narrow_bert}"]), "model.image.dim", 64)
-    tokenizer = build_tokenizer(config, tmp_path, ["word"] * 5)
-    step = build_step(config, tokenizer, torch.device("cpu"), Ranks(), pretrained=False)
-    assert step.model.image_encoder.fc.weight.shape == (config.model.dim, 64)
-    rates = {group["lr"] for group in step.optimizer.param_groups}
-    assert rates == {config.train.lr}
-    assert len(step.optimizer.param_groups) == (2 if config.model.text.encoder == "bert" else 1)
-    assert tokenizer.vocab_size == (6 if config.model.text.encoder == "bert" else len(SPECIAL) + 2)  # word, <mask>
-    assert build_schedule(config).epochs == config.train.epochs
 
 
 def test_later_values_win(tmp_path: Path) -> None:
