@@ -3,8 +3,8 @@
     python -m benchmarks.flickr8k --data flickr8k_1k --bert FOLDER --out benchmarks/results/flickr8k.json
 
 Trains each recipe with each seed, evaluates the best weights on dev and test, and prints mean and spread. Figures
-that the output file already has, of the same recipe, seed and number of epochs, are taken from it, and a run that
-was stopped goes on.
+that the output file already has for a recipe, seed and number of epochs are not measured again, and an interrupted
+run is resumed.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def chan(*arguments: str) -> Any:
 
 
 def measure(run: Path, data: str, changes: list[str]) -> dict[str, Any]:
-    """Train in the folder `run`, or go on there, and evaluate."""
+    """Train in the folder `run`, or resume the run in it, and evaluate."""
     start = ["--resume"] if (run / "config.yaml").is_file() else ["--config", "flickr8k"]
     trained = chan("train", "--data", data, "--out", str(run), *start, *changes)
     found: dict[str, Any] = {"best_epoch": trained["best_epoch"], "dev rsum": trained["best_rsum"]}
@@ -61,7 +61,7 @@ def measure(run: Path, data: str, changes: list[str]) -> dict[str, Any]:
 
 
 def table(runs: dict[str, dict[str, Any]], recipes: list[str]) -> str:
-    """Mean, and from two seeds on the standard deviation, of every measure."""
+    """Mean of every measure and, for two seeds or more, the standard deviation."""
     lines = [f"{'recipe':18}{'seeds':>6}" + "".join(f"{name:>16}" for name in MEASURES)]
     for recipe in recipes:
         found = [run for run in runs.values() if run["recipe"] == recipe]

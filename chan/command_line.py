@@ -5,7 +5,7 @@ Each command imports what it needs in its body, so that `--help` and a usage err
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from chan.choices import PrecisionName
 from data_tools.console import entry_point, print_json
@@ -28,8 +28,6 @@ from data_tools.options import (
 
 if TYPE_CHECKING:
     from chan.config import Config
-    from chan.evaluation.evaluate import Evaluation
-    from data_tools.captions.splits import Split
 
 METRICS = "Metrics"  # a group of the help
 
@@ -93,12 +91,11 @@ def train(
     """
     changes = [*(overrides or []), *([] if seed is None else [f"train.seed={seed}"])]
     chosen = _chosen_config(out, config, changes, resume)
-    from chan.runs import folder as runs
-    from chan.training import distributed
-    from chan.training import loop as training
+    from chan.runs.train import train as train_run
+    from chan.training import checkpoints, distributed
     from data_tools.devices import resolve_device
 
-    done = training.train(out, chosen, data, features, resolve_device(device), resume)
+    done = train_run(out, chosen, data, features, resolve_device(device), resume)
     if not distributed.is_main_process():
         return
     if as_json:
@@ -106,7 +103,7 @@ def train(
         print_json({**document, "best_rsum": done.best_rsum, "best_epoch": done.best_epoch + 1})
     else:
         best = done.best_epoch + 1
-        print(f"best dev rsum {done.best_rsum:.1f} after epoch {best} of {done.epoch}: {out / runs.BEST}")
+        print(f"best dev rsum {done.best_rsum:.1f} after epoch {best} of {done.epoch}: {out / checkpoints.BEST}")
 
 
 @command(app, "chan evaluate runs/chan --data data/scenes --split test")
@@ -138,17 +135,18 @@ def evaluate(
     from chan.evaluation import coco_metrics, recall
     from chan.evaluation import evaluate as evaluation
     from chan.runs import folder as runs
+    from chan.runs.provenance import check_provenance
     from chan.training.step import PRODUCTS
     from data_tools.devices import resolve_device
     from data_tools.files import replacing
 
     where = resolve_device(device)
-    model, dim, reader = runs.load_best_model(run, where)
+    model, dim, tokenizer = runs.load_best_model(run, where)
     opened = open_split(data, split, features)
     check_dim(opened, dim)
-    runs.check_provenance(run, opened)
+    check_provenance(run, opened)
     coco = coco_metrics.CocoTest.of(opened.split) if eccv else None
-    regions, words = evaluation.encode(model, opened, reader, where)
+    regions, words = evaluation.encode(model, opened, tokenizer, where)
     products, more = PRODUCTS[precision.value], {}
     scorer = evaluation.of_embeddings(model, regions, words, products)
     if scores is not None or coco is not None:
@@ -240,14 +238,15 @@ def explain(
     from chan.retrieval import drawing as pictures
     from chan.retrieval import explanation
     from chan.runs import folder as runs
+    from chan.runs.provenance import check_provenance
     from data_tools.devices import resolve_device
 
     where = resolve_device(device)
-    model, dim, reader = runs.load_best_model(run, where)
+    model, dim, tokenizer = runs.load_best_model(run, where)
     opened = open_split(data, split, features)
     check_dim(opened, dim)
-    runs.check_provenance(run, opened)
-    rows = explanation.explain(model, opened, reader, explanation.image_files(data, opened), where)
+    check_provenance(run, opened)
+    rows = explanation.explain(model, opened, tokenizer, explanation.image_files(data, opened), where)
     pictures.save(pictures.draw(rows), out)
     if as_json:
         print_json({"file": str(out), "captions": len(rows)})
@@ -262,33 +261,14 @@ def _chosen_config(folder: Path, spec: str | None, changes: list[str], resume: b
         UsageError: a new run has no configuration, or a resumed one is asked to change it.
     """
     if resume:
-        return _resumed_config(folder, spec, changes)
+        from chan.runs.train import resumed_config
+
+        return resumed_config(folder, spec, changes)
     if spec is None:
         raise UsageError(f"--config is needed for a new run; --resume continues the one in {folder}")
     from chan.config import load_config
 
     return load_config(spec, changes)
-
-
-def _resumed_config(folder: Path, spec: str | None, changes: list[str]) -> "Config":
-    """The run's configuration with `changes`, which may only be of keys that leave its past epochs as they are."""
-    from chan.config import ScheduleName, differing_keys, load_config, override
-    from chan.runs import folder as runs
-
-    stored = runs.load_run_config(folder)
-    asked = override(stored if spec is None else load_config(spec), changes)
-    if asked.model.image.dim is None:
-        asked.model.image.dim = stored.model.image.dim
-    free = {"data.cache", "data.workers", "train.patience", "train.epochs"}
-    changed = differing_keys(stored, asked)
-    for key in changed:
-        if key not in free:
-            raise UsageError(f"{folder}: a resumed run keeps its configuration, but {key} differs")
-    if "train.epochs" in changed and stored.train.schedule is ScheduleName.cosine:
-        raise UsageError(
-            f"{folder}: train.epochs: a cosine schedule ends with its last epoch and cannot be prolonged"
-        )
-    return asked
 
 
 def _report(split: "Split", result: "Evaluation", more: dict[str, Any], as_json: bool) -> None:
