@@ -2,8 +2,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from data_tools.store.schema import Block, StoreSchema
-from data_tools.store.writing import write_store
 from PIL import Image
 
 from data_tools.checks.inspection import as_text, describe, draw_image, region_labels, statistics
@@ -11,6 +9,8 @@ from data_tools.detection.labels import Labels
 from data_tools.errors import InputError
 from data_tools.images.drawing import COLOURS
 from data_tools.store.reading import FeatureStore
+from data_tools.store.schema import Block, StoreSchema
+from data_tools.store.writing import write_store
 
 
 def store_of(path, block, provenance=None):

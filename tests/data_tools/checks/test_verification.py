@@ -9,8 +9,6 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from data_tools.store.schema import StoreSchema
-from data_tools.store.writing import write_store
 from PIL import Image
 
 from data_tools.captions.collection import CaptionedImage, write_split_files
@@ -20,6 +18,8 @@ from data_tools.checks.verification import fix, verify
 from data_tools.errors import InputError
 from data_tools.store.parts import Parts
 from data_tools.store.reading import FeatureStore
+from data_tools.store.schema import StoreSchema
+from data_tools.store.writing import write_store
 
 SPLITS = {"train": ["10", "11", "12", "13"], "dev": ["20", "21"], "testall": ["30", "31", "32"]}
 SIZE = (24, 32)  # height, width

@@ -5,8 +5,6 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from data_tools.store.schema import REGION_COLUMNS, StoreSchema
-from data_tools.store.writing import write_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +12,8 @@ from data_tools.errors import InputError, UsageError
 from data_tools.formats.conversion import Choices, convert
 from data_tools.formats.tsv import BUTD, LXMERT, TsvSource
 from data_tools.store.reading import FeatureStore
+from data_tools.store.schema import REGION_COLUMNS, StoreSchema
+from data_tools.store.writing import write_store
 
 
 def store_of(path, block, provenance=None):
