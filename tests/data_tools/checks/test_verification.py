@@ -108,7 +108,7 @@ FAULTS = {  # what is done, check, file, line, count, fatal, words of the messag
     "id not in the mapping": (lambda d: mapping(d) or lines(d, "dev_ids", lambda t: t.replace(b"21", b"99")), "mapping", "dev_ids.txt", 2, 1, True, "image 99 is not in"),
     "files missing": (lambda d: [(d / "images/train" / f"{i}.png").unlink() for i in (10, 11)], "pictures", "images", None, 2, True, "image 10: train/10.png is not there"),
     "picture cut short": (lambda d: (d / "images/dev/20.png").write_bytes((d / "images/dev/20.png").read_bytes()[:900]), "pictures", "images", None, 1, True, "image 20"),
-    "picture that is none": (lambda d: (d / "images/dev/20.png").write_text("x"), "pictures", "images", None, 1, True, "not a picture"),
+    "picture that is none": (lambda d: (d / "images/dev/20.png").write_text("x"), "pictures", "images", None, 1, True, "not an image"),
     "picture of another size": (lambda d: Image.new("RGB", (9, 9)).save(d / "images/dev/20.png"), "boxes", "features.h5", None, 1, True, "was 32 x 24 pixels, its file is 9 x 9"),
     "caption lost": (lambda d: lines(d, "train_caps", lambda t: t.split(b"\n", 1)[1]), "captions", "train_caps.txt", None, 1, True, "19 captions for the 4 lines"),
     "captions empty": (lambda d: lines(d, "train_caps", lambda t: t.replace(b"a cat number 1 of 11", b"").replace(b"a cat number 2 of 11", b" ")), "captions", "train_caps.txt", 7, 2, False, "empty"),
