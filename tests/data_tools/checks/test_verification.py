@@ -123,13 +123,13 @@ FAULTS = {  # what is done, check, file, line, count, fatal, words of the messag
     "empty file": (lambda d: lines(d, "dev_ids", lambda t: b"\n"), "text", "dev_ids.txt", None, 1, True, "the file is empty"),
     "no dev": (lambda d: (d / "precomp/dev_ids.txt").unlink(), "splits", "dev_ids.txt", None, 1, True, "no such file"),
     "mapping is a list": (lambda d: (d / "id_mapping.json").write_text("[1]"), "mapping", "id_mapping.json", None, 1, True, "expected an object"),
-    "mapping leaves the folder": (lambda d: mapping(d, **{"20": "../20.png"}), "mapping", "id_mapping.json", None, 1, True, "id 20: expected a file name"),
+    "mapping leaves the folder": (lambda d: mapping(d, **{"20": "../20.png"}), "mapping", "id_mapping.json", None, 1, True, "id 20: expected a file relative to"),
     "mapping has an id twice": (lambda d: (d / "id_mapping.json").write_text((d / "id_mapping.json").read_text().replace("{", '{"20": "x.png",\n')), "mapping", "id_mapping.json", 1, 1, True, "id 20 is there 2 times"),
     "two ids of one file": (lambda d: mapping(d, **{"21": "dev/20.png"}), "mapping", "id_mapping.json", 1, 1, False, "ids 20 and 21 are the same file"),
     "one picture in two splits": (lambda d: copy(d, "train/10.png", "dev/20.png"), "duplicates", "images", None, 1, True, "images 20 (dev) and 10 (train) have the same bytes"),
     "one picture twice": (lambda d: copy(d, "train/10.png", "train/11.png"), "duplicates", "images", None, 1, False, "have the same bytes"),
     "image without features": (lambda d: rewritten(d, **without("10")), "features", "train_ids.txt", 1, 1, True, "holds no image 10"),
-    "no features": (lambda d: (d / "precomp/features.h5").unlink(), "features", "precomp", None, 2, True, "found neither features.h5 nor dev_ims.npy"),
+    "no features": (lambda d: (d / "precomp/features.h5").unlink(), "features", "precomp", None, 2, True, "holds neither features.h5 nor dev_ims.npy"),
     "store and arrays": (lambda d: np.save(d / "precomp/train_ims.npy", np.ones((4, 3, 4), np.float32)), "features", "precomp", None, 1, True, "holds both"),
     "store cut short": (lambda d: (d / "precomp/features.h5").write_bytes((d / "precomp/features.h5").read_bytes()[:9000]), "features", "precomp", None, 1, True, "not a readable HDF5 file"),
     "NaN": (lambda d: store(d, lambda f: f["features"].__setitem__((4, 1), np.nan)), "NaN", "features.h5", None, 1, True, "image 11, region 1: NaN"),
@@ -218,7 +218,7 @@ def test_a_sample_decodes_as_many_pictures(good, tmp_path):
 
 
 def test_a_folder_without_splits_is_an_error(tmp_path):
-    with pytest.raises(InputError, match="found no split"):
+    with pytest.raises(InputError, match="holds no split"):
         verify(tmp_path)
 
 

@@ -71,23 +71,23 @@ def test_the_source_is_found_or_must_be_named(tmp_path, split, write_split):
     data = tmp_path / "coco"
     (data / "precomp").mkdir(parents=True)
     write_split(data / "precomp", ["1"], list("abcde"))
-    with pytest.raises(InputError, match=r"found neither features\.h5 nor dev_ims\.npy"):
+    with pytest.raises(InputError, match=r"holds neither features\.h5 nor dev_ims\.npy"):
         feature_source(data, "dev")
     (data / "precomp" / "dev_ims.npy").touch()
     assert feature_source(data, "dev").name == "dev_ims.npy"
     (data / "precomp" / "features.h5").touch()
-    with pytest.raises(UsageError, match="--features must say which"):
+    with pytest.raises(UsageError, match="name one with --features"):
         feature_source(data, "dev")
     assert feature_source(data, "dev", data / "precomp" / "features.h5").name == "features.h5"
     with pytest.raises(InputError, match="no such features file"):
         feature_source(data, "dev", tmp_path / "absent.h5")
 
 
-def test_folders_of_a_data_set(tmp_path):
+def test_folders_of_a_dataset(tmp_path):
     data = tmp_path / "f30k"
     (data / "flickr30k-images").mkdir(parents=True)
     assert images_folder(data) == data / "flickr30k-images"
-    with pytest.raises(InputError, match="found no split"):
+    with pytest.raises(InputError, match="holds no split"):
         precomp_folder(data)
     (data / "dev_ids.txt").touch()
     assert precomp_folder(data) == data
@@ -108,9 +108,9 @@ def test_folders_of_a_data_set(tmp_path):
         ("{}", "at least one entry"),
         ('{" 1": "a.jpg"}', "id ' 1': expected printable characters"),
         ('{"1\\n": "a.jpg"}', "expected printable characters"),
-        ('{"1": 2}', "id 1: expected a file name"),
-        ('{"1": "../../etc/passwd"}', "id 1: expected a file name relative to the images folder"),
-        ('{"1": "/etc/passwd"}', "id 1: expected a file name relative to the images folder"),
+        ('{"1": 2}', "id 1: expected a file"),
+        ('{"1": "../../etc/passwd"}', "id 1: expected a file relative to the images folder"),
+        ('{"1": "/etc/passwd"}', "id 1: expected a file relative to the images folder"),
     ],
 )
 def test_a_malformed_id_mapping_is_refused(tmp_path, text, message):
