@@ -42,7 +42,7 @@ def describe(store: FeatureStore, sample: int | None = 1000) -> dict[str, Any]:
             "type": "text" if dtype.kind in "OS" else str(dtype),
             "bytes": math.prod(shape) * dtype.itemsize,
         }
-        for name, (shape, dtype) in store.data_sets.items()
+        for name, (shape, dtype) in store.datasets.items()
     }
     return {
         "file": str(store.path),

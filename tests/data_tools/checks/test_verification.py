@@ -136,7 +136,7 @@ FAULTS = {  # what is done, check, file, line, count, fatal, words of the messag
     "Inf": (lambda d: store(d, lambda f: f["features"].__setitem__((0, 3), np.inf)), "Inf", "features.h5", None, 1, True, "image 10, region 0: Inf"),
     "zeros": (lambda d: store(d, lambda f: f["features"].__setitem__(slice(2, 4), 0)), "zeros", "features.h5", None, 2, True, "image 10, region 2: zeros only"),
     "no regions": (lambda d: store(d, lambda f: f["offsets"].__setitem__(1, 0)), "region counts", "features.h5", None, 1, True, "image 10 has no region"),
-    "offsets fall": (lambda d: store(d, lambda f: f["offsets"].__setitem__(1, 9)), "features", "precomp", None, 1, True, "offsets must rise"),
+    "offsets fall": (lambda d: store(d, lambda f: f["offsets"].__setitem__(1, 9)), "features", "precomp", None, 1, True, "offsets: expected"),
     "same features": (lambda d: store(d, lambda f: f["features"].__setitem__(slice(3, 6), f["features"][:3])), "duplicates", "features.h5", None, 1, False, "images 10 and 11 have the same features"),
     "box reversed": (lambda d: store(d, lambda f: f["boxes"].__setitem__((0, 0), 31)), "boxes", "features.h5", None, 1, True, "ends before it begins"),
     "box outside": (lambda d: store(d, lambda f: f["boxes"].__setitem__((0, 2), 99)), "boxes", "features.h5", None, 1, False, "lies outside its 32 x 24 pixels"),

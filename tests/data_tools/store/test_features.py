@@ -31,7 +31,7 @@ def test_scans_array_has_a_row_for_each_image_or_each_caption(tmp_path, split, r
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((3, 4, 3), np.float32), "holds 3 images; split dev has 2"),
+        (np.zeros((3, 4, 3), np.float32), "holds 3 rows; split dev has 2 images"),
         (np.zeros((2, 4), np.float32), "expected floats of shape"),
         (np.zeros((2, 4, 3), np.int32), "expected floats of shape"),
         (np.array([{"a": 1}], dtype=object), "not a NumPy array file"),
@@ -49,7 +49,7 @@ def test_files_that_only_look_like_arrays_are_refused(tmp_path, split):
         ScanFeatures(tmp_path / "dev_ims.npy", split)
     with (tmp_path / "dev_ims.npy").open("wb") as file:
         np.savez(file, a=np.zeros(3))
-    with pytest.raises(InputError, match="an archive of arrays"):
+    with pytest.raises(InputError, match="expected one array, found an archive"):
         ScanFeatures(tmp_path / "dev_ims.npy", split)
 
 
@@ -139,7 +139,7 @@ def test_a_folder_of_arrays_is_one_collection(scan_folder):
     expected = np.concatenate([arrays["testall"][1], arrays["train"][0], arrays["testall"][1]])
     rows = features.rows(["3", "5", "3"])
     np.testing.assert_array_equal(features.gather(rows), expected)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(features)).features(rows[0]), arrays["testall"][1])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(features)).read(rows[0]), arrays["testall"][1])
     single = data_tools.open_features(folder / "testall_ims.npy")
     np.testing.assert_array_equal(single.gather(np.array([1, 0])), arrays["testall"][::-1].reshape(8, 3))
 
@@ -153,23 +153,23 @@ def test_ids_beside_an_array_may_repeat(tmp_path, lines, rows):
     np.save(tmp_path / "dev_ims.npy", np.array([np.full((1, 2), values[i], np.float32) for i in order]))
     features = data_tools.open_features(tmp_path / "dev_ims.npy")
     assert features.image_ids == ["7", "3"]
-    assert [features.features(row)[0, 0] for row in range(2)] == [1.0, 2.0]
+    assert [features.read(row)[0, 0] for row in range(2)] == [1.0, 2.0]
 
 
 def test_a_folder_that_is_ambiguous_or_empty_is_refused(scan_folder):
     folder, _ = scan_folder
     np.save(folder / "extra_ims.npy", np.zeros((1, 2, 5), np.float32))
     (folder / "extra_ids.txt").write_text("1\n2\n3\n")
-    with pytest.raises(InputError, match=r"holds 1 images; extra_ids\.txt names 3"):
+    with pytest.raises(InputError, match=r"holds 1 rows; extra_ids\.txt has 3 images"):
         data_tools.open_features(folder)
     (folder / "extra_ids.txt").write_text("1\n")
-    with pytest.raises(InputError, match="5 numbers a region"):
+    with pytest.raises(InputError, match="5 numbers per region"):
         data_tools.open_features(folder)
     (folder / "features.h5").touch()
-    with pytest.raises(UsageError, match="name the one that is meant"):
+    with pytest.raises(UsageError, match="give one of these files"):
         data_tools.open_features(folder)
     (folder / "empty").mkdir()
-    with pytest.raises(InputError, match="found no arrays"):
+    with pytest.raises(InputError, match="holds no array"):
         data_tools.open_features(folder / "empty")
 
 
