@@ -5,7 +5,7 @@ Each command imports what it needs in its body, so that `--help` and a usage err
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from chan.choices import PrecisionName
 from data_tools.console import entry_point, print_json
@@ -28,6 +28,8 @@ from data_tools.options import (
 
 if TYPE_CHECKING:
     from chan.config import Config
+    from chan.evaluation.evaluate import Evaluation
+    from data_tools.captions.splits import Split
 
 METRICS = "Metrics"  # a group of the help
 

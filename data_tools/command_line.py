@@ -83,9 +83,9 @@ def splits(
     an image without any is left out; the output counts them.
     """
     from data_tools.captions.collection import check_files_exist, write_split_files
-    from data_tools.captions.sources import Cut, id_lists, read_captioned_images
+    from data_tools.captions.sources import SplitOptions, parse_id_lists, read_captioned_images
 
-    found = read_captioned_images(sources, Cut(id_lists(ids or []), dev, test, seed))
+    found = read_captioned_images(sources, SplitOptions(parse_id_lists(ids or []), dev, test, seed))
     if images:
         check_files_exist(found, images)
     written = write_split_files(found, out, sources[0], captions)

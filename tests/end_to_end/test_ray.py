@@ -123,7 +123,7 @@ def test_errors_of_workers_are_one_line(cluster, images, tmp_path):
     assert done.returncode == 1
     complaints = [text for text in done.stderr.splitlines() if text.startswith("error:")]
     assert complaints == [
-        f"error: {images}/broken.jpg: image broken cannot be read: not a picture in a known format, or its "
+        f"error: {images}/broken.jpg: image broken cannot be read: not an image in a known format, or its "
         "header is damaged"
     ]
 

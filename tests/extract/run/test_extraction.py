@@ -54,7 +54,7 @@ def test_good_images_are_stored_and_bad_ones_reported(detector, scenes_config, b
     assert (report["images"], report["stored"]) == (8, 4)
     reasons = {failure["id"]: (failure["file"], failure["reason"]) for failure in report["failures"]}
     assert reasons["101"] == ("empty.jpg", "the file is empty")
-    assert reasons["103"][1].startswith("not a picture")
+    assert reasons["103"][1].startswith("not an image")
     assert "truncated" in reasons["104"][1]
     assert reasons["105"] == ("missing.jpg", "no such file")
     assert len(reasons) == 4

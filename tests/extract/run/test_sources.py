@@ -100,5 +100,5 @@ def test_an_empty_split_and_a_repeated_id_are_errors(tmp_path):
     with pytest.raises(InputError, match="holds no id"):
         find_sources(tmp_path / "images", None, tmp_path / "ids.txt")
     (tmp_path / "id_mapping.json").write_text('{"7": "a.jpg", "8": "a.jpg", "7": "a.jpg"}')
-    with pytest.raises(InputError, match="the key '7' is there twice"):
+    with pytest.raises(InputError, match="the key '7' is repeated"):
         find_sources(tmp_path / "images")
