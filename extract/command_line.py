@@ -8,7 +8,6 @@ import importlib.util
 import sys
 import time
 import warnings
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +16,7 @@ import typer
 from data_tools.console import entry_point, print_json
 from data_tools.errors import InputError, UsageError
 from data_tools.files import read_json
-from extract.choices import PUBLISHED, PUBLISHED_WEIGHTS
-from extract.detector.precision import Precision
+from extract.choices import PUBLISHED, PUBLISHED_WEIGHTS, Dtype, Engine, OnError, Precision, Rule, RunOptions
 
 extract_features_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 butd_app = typer.Typer(
@@ -33,39 +31,11 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 
 
-class Dtype(StrEnum):
-    """Types that features can be stored in."""
-
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-
-
-class Rule(StrEnum):
-    """Whose rule chooses regions."""
-
-    CAFFE = "caffe"
-    DETECTRON2 = "detectron2"
-
-
-class Engine(StrEnum):
-    """Who does the work."""
-
-    LOCAL = "local"
-    RAY = "ray"
-
-
-class OnError(StrEnum):
-    """What an image that cannot be read does to a run."""
-
-    SKIP = "skip"
-    FAIL = "fail"
-
-
 def require_detectron2() -> None:
     """Raise `InputError` that says how to install Detectron2 where it does not import."""
     if importlib.util.find_spec("detectron2") is None:
         raise InputError("Detectron2 is not installed: run python -m extract.install_detectron2")
-    # Detectron2's own use of torch, of which a user of these commands can mend nothing
+    # about Detectron2's use of torch, which a user of these commands cannot change
     warnings.filterwarnings("ignore", category=FutureWarning, message=r".*torch\.jit")
     warnings.filterwarnings("ignore", category=UserWarning, message=r"torch\.meshgrid")
 
@@ -152,33 +122,32 @@ def extract_features_command(
     share = parse_shard(shard)
     if ray_address and engine is Engine.LOCAL:
         raise UsageError("--ray-address goes with --engine ray")
+    options = RunOptions(batch_size, workers, part_size, on_error, share, overwrite)
     require_detectron2()
-    from extract.run.plan import Request, extract_folder
-    from extract.run.summary import Options
+    from data_tools.devices import resolve_device
+    from extract.detector.precision import check_precision
+    from extract.run.extraction import extract, store_path
+    from extract.run.plan import plan_extraction
 
-    fail = on_error is OnError.FAIL
-    options = Options(batch_size, workers, part_size, dtype.value, boxes_only, fail, share)
-    summary = extract_folder(
-        Request(
-            images=images,
-            output=output,
-            id_mapping=id_mapping,
-            split=split,
-            config=config,
-            weights=weights,
-            rule=selection.value,
-            bounds=bounds,
-            threshold=threshold,
-            nms=nms,
-            boxes=boxes,
-            precision=precision,
-            options=options,
-            device=device,
-            seed=seed,
-            overwrite=overwrite,
-            ray_address=ray_address if engine is Engine.RAY else None,
-        )
+    place, store = resolve_device(device), store_path(images, output)
+    check_precision(precision, place)
+    plan = plan_extraction(
+        images,
+        id_mapping=id_mapping,
+        split=split,
+        config=config,
+        weights=weights,
+        seed=seed,
+        rule=selection,
+        bounds=bounds,
+        threshold=threshold,
+        nms=nms,
+        boxes=boxes,
+        precision=precision,
+        dtype=None if boxes_only else dtype,
+        options=options,
     )
+    summary = extract(plan, store, place, ray_address if engine is Engine.RAY else None)
     summary.seconds["start"] = time.perf_counter() - started - summary.seconds["total"]
     if as_json:
         print_json(summary.as_json())
@@ -189,7 +158,7 @@ def extract_features_command(
 
 
 def box_bounds(num_boxes: int | None, min_boxes: int | None, max_boxes: int | None) -> tuple[int, int] | None:
-    """The fewest and most regions of an image, or None where nothing is said.
+    """The minimum and maximum number of regions per image, or None where no option is given.
 
     Raises:
         UsageError: the options contradict each other.
@@ -206,7 +175,7 @@ def box_bounds(num_boxes: int | None, min_boxes: int | None, max_boxes: int | No
 
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:
-    """`3/8` as (3, 8); `UsageError` where it is no share."""
+    """`3/8` as (3, 8); `UsageError` where it is not of that form."""
     if text is None:
         return None
     parts = text.split("/")
@@ -251,7 +220,7 @@ def train(
     split = load_detection_split(data, "train")
     images = len(split.records)
     if gpus > 1:
-        del split  # each process reads its own
+        del split  # each process reads it again
         trained = train_on_gpus(gpus, cfg, data, out, resume, start_file)
     else:
         trained = train_detector(cfg, split, out, resume, start_file)
@@ -268,7 +237,7 @@ def train(
 
 
 def require_gpus(count: int, device: str) -> None:
-    """Raise `UsageError` where a run on `count` GPUs cannot be had."""
+    """Raise `UsageError` where a run on `count` GPUs is impossible."""
     import torch
 
     if count > 1 and device not in ("auto", "cuda"):
@@ -330,12 +299,12 @@ def show(
     from extract.build import build_detector
     from extract.config import is_caffe, labels_of, load_config, with_values
     from extract.regions.selection import build_selection
-    from extract.run.plan import resolve_weights
     from extract.run.showing import show_image
+    from extract.weights.locating import find_weights_of
 
     cfg = with_values(load_config(config), seed=seed)
-    detector = build_detector(cfg, resolve_weights(config, weights), resolve_device(device))
-    rule = build_selection(selection.value, (num_boxes, num_boxes), None, None, is_caffe(cfg))
+    detector = build_detector(cfg, find_weights_of(config, weights), resolve_device(device))
+    rule = build_selection(selection, (num_boxes, num_boxes), inclusive=is_caffe(cfg))
     drawing, regions = show_image(image, detector, rule, labels_of(cfg))
     with replacing(out) as temporary:
         drawing.save(temporary, format="PNG")

@@ -3,13 +3,13 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from data_tools.store.schema import StoreSchema
-from data_tools.store.writing import write_store
 
 from data_tools.errors import InputError, UsageError
 from data_tools.store.joining import join_parts, join_stores
 from data_tools.store.parts import Parts
 from data_tools.store.reading import FeatureStore
+from data_tools.store.schema import StoreSchema
+from data_tools.store.writing import write_store
 
 PROVENANCE = {"selection": "all", "config": "A: 1\n"}
 

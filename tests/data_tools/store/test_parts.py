@@ -3,11 +3,11 @@ from collections import namedtuple
 
 import numpy as np
 import pytest
-from data_tools.store.schema import Block
 
 from data_tools.errors import InputError
 from data_tools.store.parts import Parts, check_same_provenance
 from data_tools.store.reading import FeatureStore
+from data_tools.store.schema import Block
 
 PROVENANCE = {"config": "A: 1\nB: 2\n", "selection": "caffe"}
 

@@ -4,13 +4,13 @@ import pickle
 import h5py
 import numpy as np
 import pytest
-from data_tools.store.schema import ALIGNMENT, Block, StoreSchema
-from data_tools.store.writing import write_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_tools.errors import InputError
 from data_tools.store.reading import FeatureStore
+from data_tools.store.schema import ALIGNMENT, Block, StoreSchema
+from data_tools.store.writing import write_store
 
 ids = st.lists(
     st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8), unique=True, max_size=5
