@@ -18,8 +18,7 @@ from data_tools.errors import InputError, UsageError
 from data_tools.files import read_json
 from data_tools.options import Device, Json, Resume, argument, command, make_app, make_group, version_option
 from extract import options as given
-from extract.choices import PUBLISHED
-from extract.detector.precision import Precision
+from extract.choices import PUBLISHED, Dtype, Engine, OnError, Precision, Rule, RunOptions
 
 extract_features_app = make_app()
 butd_app = make_group("butd", "Train and evaluate bottom-up-attention detectors, and show what they detect.")
@@ -45,7 +44,7 @@ def extract_features_command(
     id_mapping: given.IdMapping = None,
     ids: given.Ids = None,
     boxes: given.GivenBoxes = None,
-    selection: given.Selection = given.Rule.CAFFE,
+    selection: given.Selection = Rule.CAFFE,
     num_boxes: given.NumBoxes = None,
     min_boxes: given.MinBoxes = None,
     max_boxes: given.MaxBoxes = None,
@@ -60,11 +59,11 @@ def extract_features_command(
     workers: given.Workers = 2,
     part_size: given.PartSize = 256,
     shard: given.Shard = None,
-    engine: given.WhichEngine = given.Engine.LOCAL,
+    engine: given.WhichEngine = Engine.LOCAL,
     ray_address: given.RayAddress = "",
-    on_error: given.WhenUnreadable = given.OnError.SKIP,
+    on_error: given.WhenUnreadable = OnError.SKIP,
     out: given.Store = None,
-    dtype: given.StoredDtype = given.Dtype.FLOAT32,
+    dtype: given.StoredDtype = Dtype.FLOAT32,
     boxes_only: given.BoxesOnly = False,
     overwrite: given.Overwrite = False,
     as_json: Json = False,
@@ -78,35 +77,34 @@ def extract_features_command(
     started = time.perf_counter()
     bounds = box_bounds(num_boxes, min_boxes, max_boxes)
     share = parse_shard(shard)
-    if ray_address and engine is given.Engine.LOCAL:
+    if ray_address and engine is Engine.LOCAL:
         raise UsageError("--ray-address goes with --engine ray")
+    options = RunOptions(batch_size, workers, part_size, on_error, share, overwrite)
     require_detectron2()
-    from extract.run.plan import Request, extract_folder
-    from extract.run.summary import Options
+    from data_tools.devices import resolve_device
+    from extract.detector.precision import check_precision
+    from extract.run.extraction import extract, store_path
+    from extract.run.plan import plan_extraction
 
-    fail = on_error is given.OnError.FAIL
-    options = Options(batch_size, workers, part_size, dtype.value, boxes_only, fail, share)
-    summary = extract_folder(
-        Request(
-            images=images,
-            output=out,
-            id_mapping=id_mapping,
-            split=ids,
-            config=config,
-            weights=weights,
-            rule=selection.value,
-            bounds=bounds,
-            threshold=threshold,
-            nms=nms,
-            boxes=boxes,
-            precision=precision,
-            options=options,
-            device=device,
-            seed=seed,
-            overwrite=overwrite,
-            ray_address=ray_address if engine is given.Engine.RAY else None,
-        )
+    place, store = resolve_device(device), store_path(images, out)
+    check_precision(precision, place)
+    plan = plan_extraction(
+        images,
+        id_mapping=id_mapping,
+        split=ids,
+        config=config,
+        weights=weights,
+        seed=seed,
+        rule=selection,
+        bounds=bounds,
+        threshold=threshold,
+        nms=nms,
+        boxes=boxes,
+        precision=precision,
+        dtype=None if boxes_only else dtype,
+        options=options,
     )
+    summary = extract(plan, store, place, ray_address if engine is Engine.RAY else None)
     summary.seconds["start"] = time.perf_counter() - started - summary.seconds["total"]
     if as_json:
         print_json(summary.as_json())
@@ -179,7 +177,7 @@ def train(
     split = load_detection_split(data, "train")
     images = len(split.records)
     if gpus > 1:
-        del split  # each process reads its own
+        del split  # each process reads it again
         trained = train_on_gpus(gpus, cfg, data, out, resume, start_file)
     else:
         trained = train_detector(cfg, split, out, resume, start_file)
@@ -243,7 +241,7 @@ def evaluate(
 def show(
     image: Annotated[Path, argument("IMAGE", "Image file to show.")],
     *,
-    selection: given.Selection = given.Rule.CAFFE,
+    selection: given.Selection = Rule.CAFFE,
     num_boxes: given.DrawnBoxes = 10,
     config: given.Config = PUBLISHED,
     weights: given.Weights = None,
@@ -259,12 +257,12 @@ def show(
     from extract.build import build_detector
     from extract.config import is_caffe, labels_of, load_config, with_values
     from extract.regions.selection import build_selection
-    from extract.run.plan import resolve_weights
     from extract.run.showing import show_image
+    from extract.weights.locating import find_weights_of
 
     cfg = with_values(load_config(config), seed=seed)
-    detector = build_detector(cfg, resolve_weights(config, weights), resolve_device(device))
-    rule = build_selection(selection.value, (num_boxes, num_boxes), None, None, is_caffe(cfg))
+    detector = build_detector(cfg, find_weights_of(config, weights), resolve_device(device))
+    rule = build_selection(selection, (num_boxes, num_boxes), inclusive=is_caffe(cfg))
     drawing, regions = show_image(image, detector, rule, labels_of(cfg))
     with replacing(out) as temporary:
         drawing.save(temporary, format="PNG")

@@ -1,6 +1,5 @@
-"""The options of `extract-features` and `butd`, and what they choose from."""
+"""The options of `extract-features` and `butd`."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,39 +15,9 @@ from data_tools.options import (
     option,
     seed_option,
 )
-from extract.choices import DEFAULT_WEIGHTS, PUBLISHED_WEIGHTS
-from extract.detector.precision import Precision
+from extract.choices import DEFAULT_WEIGHTS, PUBLISHED_WEIGHTS, Dtype, Engine, OnError, Precision, Rule
 
 MAX_SEED = 2**32 - 1  # NumPy's
-
-
-class Dtype(StrEnum):
-    """Types that features can be stored in."""
-
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-
-
-class Rule(StrEnum):
-    """The rule that selects regions: that of the Caffe code, or of its Detectron2 successors."""
-
-    CAFFE = "caffe"
-    DETECTRON2 = "detectron2"
-
-
-class Engine(StrEnum):
-    """Where an extraction runs."""
-
-    LOCAL = "local"
-    RAY = "ray"
-
-
-class OnError(StrEnum):
-    """What a run does about an image that cannot be read."""
-
-    SKIP = "skip"
-    FAIL = "fail"
-
 
 # Input
 Images = Annotated[
