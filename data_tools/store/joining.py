@@ -81,7 +81,9 @@ def join_parts(file: Path) -> Joined:
         UsageError: `file` exists.
     """
     if file.exists():
-        raise UsageError(f"{file}: exists; fix: to join several stores, give their paths after the joined store's")
+        raise UsageError(
+            f"{file}: exists; fix: to join several stores, name them: data-tools join A.h5 B.h5 --out {file.name}"
+        )
     parts = Parts.found(file)
     present = parts.present()
     _check_no_shared_images([parts.path(part) for part in present], list(present.values()))
