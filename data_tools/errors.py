@@ -1,19 +1,19 @@
-"""The two ways a command can end badly, each with one line for the user, and how a library's error becomes one."""
+"""The two kinds of errors that commands print as one line, and the one-line form of a library's error."""
 
 
 class InputError(Exception):
-    """Something read from outside is wrong: the message names the file, row or key and what was expected.
+    """A file or another input is wrong; the message names the file, row or key and what was expected.
 
-    Commands print it as one line and exit with 1.
+    Commands print the message as one line and exit with code 1.
     """
 
 
 class UsageError(Exception):
-    """The command was asked for something it cannot mean: commands print one line and exit with 2."""
+    """The arguments of a command are wrong; commands print the message as one line and exit with code 2."""
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
-    """What an error of a library says, as one line of at most `limit` characters.
+    """The message of any error as one line of at most `limit` characters.
 
     An error without a message gives the name of its type.
 

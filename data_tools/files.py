@@ -1,4 +1,4 @@
-"""Files that are read with one clear complaint and written whole or not at all."""
+"""Reading text and JSON with one-line errors, and writing files completely or not at all."""
 
 import json
 import os
@@ -9,21 +9,32 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_tools.errors import InputError
+from data_tools.errors import InputError, one_line
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text of `path`; `InputError` where there is none."""
+    """The UTF-8 text of a file, without a byte-order mark.
+
+    Raises:
+        InputError: the file is missing, cannot be read, or is not UTF-8.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig")  # a byte-order mark is no text
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {_reason(error)}") from None
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text") from None
+    except OSError as error:
+        raise InputError(f"{path}: {one_line(error)}") from None
 
 
 def read_json(path: Path, unique_keys: bool = False) -> Any:
-    """The JSON document in `path`; `InputError` names the line where it is malformed.
+    """The JSON document in a file.
 
-    With `unique_keys` a key that stands twice in an object is an error too; else the last one counts.
+    Args:
+        path: the file, UTF-8.
+        unique_keys: whether a key that an object repeats is an error; otherwise its last value counts.
+
+    Raises:
+        InputError: the file is missing or not JSON; the message gives the line.
     """
     try:
         return json.loads(read_text(path), object_pairs_hook=_unique_keys if unique_keys else None)
@@ -35,17 +46,13 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) < len(pairs):
         counts = Counter(name for name, _ in pairs)
-        twice = next(name for name, count in counts.items() if count > 1)
-        raise ValueError(f"the key {twice!r} is there twice")
+        repeated = next(name for name, count in counts.items() if count > 1)
+        raise ValueError(f"the key {repeated!r} is repeated")
     return document
 
 
-def _reason(error: OSError | UnicodeDecodeError) -> str:
-    return "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else (error.strerror or str(error))
-
-
 def is_inside(name: str) -> bool:
-    """Whether a path that somebody wrote into a file is relative and stays in the folder that it starts from.
+    """Whether a path, as read from a file, is relative and stays inside the folder that it is relative to.
 
     >>> is_inside("train2014/1.jpg"), is_inside("../1.jpg"), is_inside("/etc/passwd"), is_inside("")
     (True, False, False, False)
@@ -58,9 +65,14 @@ def is_inside(name: str) -> bool:
 def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     """A temporary path to write to; on success it is flushed to the disk and renamed to `path`.
 
-    A crash at any moment leaves either the old file or the new one, never half of it. The temporary lies
-    beside `path` unless it is given; it must be on the same file system. An `OSError` on the way (a full
-    disk, say) becomes an `InputError` that names `path`.
+    After a crash the file is either the old one or the new one, never a part of it.
+
+    Args:
+        path: the file to create or replace; its folder is created if it does not exist.
+        temporary: where to write first, on the same file system; None is a hidden file beside `path`.
+
+    Raises:
+        InputError: an `OSError` occurred while writing, for instance because the disk is full.
     """
     if temporary is None:
         temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
@@ -71,20 +83,20 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
         temporary.replace(path)
         flush_to_disk(path.parent)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise InputError(f"{path}: cannot be written: {one_line(error)}") from error
     finally:
-        with suppress(OSError):  # it may never have been made, and the first error is the one to tell
+        with suppress(OSError):  # it may not exist, and the first error is the one to report
             temporary.unlink()
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, whole or not at all."""
+    """Write `content` to `path`, completely or not at all; `InputError` if that fails."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def flush_to_disk(path: Path) -> None:
-    """Wait until what was written to a file, or renamed in a folder, is on the disk."""
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

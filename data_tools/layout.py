@@ -1,4 +1,4 @@
-"""Where things lie in a data set's folder: the layout of CHAN, VSE-infinity and SCAN.
+"""The folder of a dataset in the layout of CHAN, VSE-infinity and SCAN.
 
 DATA/id_mapping.json           {"id": "file relative to the images folder"}
 DATA/images/ or DATA/flickr30k-images/
@@ -9,37 +9,41 @@ DATA/vocab.json                or DATA/../vocab/{coco,f30k}_precomp_vocab.json
 from pathlib import Path
 
 from data_tools.errors import InputError, UsageError
-from data_tools.files import read_json
+from data_tools.files import is_inside, read_json
 
 IMAGE_FOLDERS = ("images", "flickr30k-images")
 STORE_NAME = "features.h5"
 
 
 def precomp_folder(data: Path) -> Path:
-    """The folder of a data set's split files: `DATA/precomp`, or DATA itself where they lie in it."""
+    """The folder of a dataset's split files: `DATA/precomp`, or DATA itself; `InputError` if it has none."""
     for folder in (data / "precomp", data):
         if any(folder.glob("*_ids.txt")):
             return folder
-    raise InputError(f"{data}: found no split (*_ids.txt) there or in its precomp folder")
+    raise InputError(
+        f"{data}: holds no split (*_ids.txt), nor does {data / 'precomp'}; fix: run data-tools splits"
+    )
 
 
 def images_folder(data: Path) -> Path:
-    """The folder of a data set's images."""
+    """The folder of a dataset's images, the first of `IMAGE_FOLDERS`; `InputError` if there is none."""
     for name in IMAGE_FOLDERS:
         if (data / name).is_dir():
             return data / name
-    raise InputError(f"{data}: expected a folder {' or '.join(IMAGE_FOLDERS)} in it")
+    raise InputError(f"{data}: holds no folder {' or '.join(IMAGE_FOLDERS)}")
 
 
 def feature_source(data: Path, split: str, features: Path | None = None) -> Path:
-    """The file that holds a split's region features: an HDF5 store or SCAN's `{split}_ims.npy`.
+    """The file with a split's region features: an HDF5 store or SCAN's `{split}_ims.npy`.
 
-    `features` names it: a store, a `.npy` file, or a folder that holds either. Without it the data set's
-    precomp folder is searched.
+    Args:
+        data: the folder of the dataset.
+        split: the name of the split.
+        features: a store, a `.npy` file, or a folder that holds either; None is the dataset's precomp folder.
 
     Raises:
-        UsageError: a store and a `.npy` both lie in the folder.
-        InputError: there is neither.
+        UsageError: the folder holds a store and a `.npy` file.
+        InputError: the folder holds neither, or `features` does not exist.
     """
     folder = precomp_folder(data) if features is None else features
     if not folder.is_dir():
@@ -48,14 +52,16 @@ def feature_source(data: Path, split: str, features: Path | None = None) -> Path
         return folder
     found = [path for path in (folder / STORE_NAME, folder / f"{split}_ims.npy") if path.is_file()]
     if not found:
-        raise InputError(f"{folder}: found neither {STORE_NAME} nor {split}_ims.npy there")
+        raise InputError(f"{folder}: holds neither {STORE_NAME} nor {split}_ims.npy")
     if len(found) > 1:
-        raise UsageError(f"{folder}: holds both {found[0].name} and {found[1].name}; --features must say which")
+        raise UsageError(
+            f"{folder}: holds both {found[0].name} and {found[1].name}; fix: name one with --features"
+        )
     return found[0]
 
 
 def find_vocabulary(data: Path) -> Path | None:
-    """The vocabulary file that belongs to a data set, or None where there is none to be found."""
+    """The vocabulary file of a dataset: `DATA/vocab.json`, SCAN's published file, or None."""
     published = data.resolve().parent / "vocab" / f"{data.resolve().name}_precomp_vocab.json"
     for candidate in (data / "vocab.json", published):
         if candidate.is_file():
@@ -64,18 +70,30 @@ def find_vocabulary(data: Path) -> Path | None:
 
 
 def load_id_mapping(path: Path) -> dict[str, str]:
-    """Read `id_mapping.json`: image ids to files relative to the images folder.
+    """Read `id_mapping.json`.
+
+    Returns:
+        The file of each image, relative to the images folder, by image id, in the order of the document.
 
     Raises:
-        InputError: the file is absent, no JSON object of strings, has an id twice, or names a file outside
-            the folder.
+        InputError: the file is missing or not a JSON object of strings, repeats an id, or names a file outside the
+            images folder.
     """
     document = read_json(path, unique_keys=True)
     if not isinstance(document, dict) or not document:
         raise InputError(f'{path}: expected an object {{"id": "file", ...}} with at least one entry')
     for image_id, file in document.items():
-        if not image_id or image_id != image_id.strip() or not image_id.isprintable():
-            raise InputError(f"{path}: id {image_id!r}: expected printable characters, no space around them")
-        if not isinstance(file, str) or not file or Path(file).is_absolute() or ".." in Path(file).parts:
-            raise InputError(f"{path}: id {image_id}: expected a file name relative to the images folder")
+        if not is_image_id(image_id):
+            raise InputError(f"{path}: id {image_id!r}: expected printable characters without space around them")
+        if not isinstance(file, str) or not is_inside(file):
+            raise InputError(f"{path}: id {image_id}: expected a file relative to the images folder")
     return document
+
+
+def is_image_id(text: str) -> bool:
+    """Whether a text can be an image id: one line of an ids file, printable, without space around it.
+
+    >>> is_image_id("42"), is_image_id(" 42"), is_image_id("4\\n2"), is_image_id("")
+    (True, False, False, False)
+    """
+    return text != "" and text == text.strip() and text.isprintable()

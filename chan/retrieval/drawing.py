@@ -1,6 +1,6 @@
-"""Draws explanations: a row for each caption, in it the best images and the regions its words picked.
+"""Draws explanations: one row per caption with its best images and the regions that its words picked.
 
-Lengths are pixels.
+Lengths are in pixels.
 """
 
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from chan.retrieval.explanation import Answer, Explanation
-from data_tools.errors import InputError
 from data_tools.files import replacing
+from data_tools.images.decoding import read_picture
 
 CELL_WIDTH, CELL_HEIGHT, GAP, MARGIN = 380, 280, 24, 28
 CAPTION_SIZE, TITLE_SIZE, LINE = 24, 18, 34
@@ -28,7 +28,17 @@ Place = tuple[int, int]
 
 
 def draw(rows: Sequence[Explanation]) -> Image.Image:
-    """The picture of some explanations, as wide as three images and as high as it must be."""
+    """Draw explanations below one another.
+
+    Args:
+        rows: any number of captions with at most three images each.
+
+    Returns:
+        An RGB picture as wide as three images.
+
+    Raises:
+        InputError: an image file is missing or cannot be decoded.
+    """
     strips = [_strip(row) for row in rows]
     picture = Image.new("RGB", (WIDTH, sum(strip.height for strip in strips) + MARGIN), PAPER)
     top = MARGIN // 2
@@ -39,13 +49,13 @@ def draw(rows: Sequence[Explanation]) -> Image.Image:
 
 
 def save(picture: Image.Image, path: Path) -> None:
-    """Write a PNG file, whole or not at all."""
+    """Write a PNG file, complete or not at all; `InputError` if it cannot be written."""
     with replacing(path) as temporary:
         picture.save(temporary, format="PNG")
 
 
 def _strip(row: Explanation) -> Image.Image:
-    """One caption's row."""
+    """The row of one caption."""
     colours = {word: COLOURS[number % len(COLOURS)] for number, word in enumerate(row.content)}
     font = _font(CAPTION_SIZE, bold=True)
     lines = _wrap(row, font, WIDTH - 2 * MARGIN)
@@ -85,19 +95,19 @@ def _wrap(row: Explanation, font: Font, width: int) -> list[list[tuple[int, int]
 
 
 def _title(pen: ImageDraw.ImageDraw, place: Place, rank: int, answer: Answer, right: int) -> None:
-    """Rank and score above an image, a check mark at the right one."""
+    """Rank and score above an image, with a check mark for the correct one."""
     font = _font(TITLE_SIZE, bold=answer.correct)
     text = f"{rank}   score {answer.score:.3f}"
     if answer.correct:
         text += "   ✓ correct"
     elif rank == 1 and right > 3:
-        text += f"   (the right image is at rank {right})"
+        text += f"   (the correct image is at rank {right})"
     pen.text(place, text, fill=GREEN if answer.correct else INK, font=font)
 
 
 def _cell(answer: Answer, colours: Sequence[str]) -> Image.Image:
-    """An image in its cell with the picked boxes, and in a green frame if it is the right one."""
-    image = _open(answer.file)
+    """An image in its cell with the picked boxes, and with a green frame if it is the correct one."""
+    image = Image.fromarray(read_picture(answer.file))  # the pixels that the detector saw
     scale = min(CELL_WIDTH / image.width, CELL_HEIGHT / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     cell = Image.new("RGB", (CELL_WIDTH, CELL_HEIGHT), "#f1f3f5")
@@ -115,7 +125,7 @@ def _cell(answer: Answer, colours: Sequence[str]) -> Image.Image:
 
 
 def _clearances(boxes: np.ndarray) -> list[int]:
-    """How far outside its box each frame is drawn, so that words of one region show side by side."""
+    """How far outside its box each frame is drawn, so that frames of words with equal boxes do not coincide."""
     seen: dict[tuple[float, ...], int] = {}
     clearances = []
     for box in boxes.tolist():
@@ -124,16 +134,7 @@ def _clearances(boxes: np.ndarray) -> list[int]:
     return clearances
 
 
-def _open(file: Path) -> Image.Image:
-    """The upright image; `InputError` where it cannot be read."""
-    try:
-        with Image.open(file) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
-        raise InputError(f"{file}: no readable image: {error}") from None
-
-
 def _font(size: int, bold: bool) -> Font:
-    """DejaVu Sans, which Matplotlib carries and which has the check mark."""
+    """DejaVu Sans from Matplotlib's files; it has the check mark."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)

@@ -1,42 +1,47 @@
-"""COCO's own caption files, `captions_{train,val}{2014,2017}.json`, cut into splits by lists of ids."""
+"""COCO's caption files, `captions_{train,val}{2014,2017}.json`, with splits from lists of ids."""
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_tools.captions.collection import CaptionedImage, one_line
+from data_tools.captions.collection import CaptionedImage, clean_caption
 from data_tools.captions.splits import read_ids
-from data_tools.errors import InputError, UsageError
+from data_tools.errors import InputError, UsageError, one_line
 
 
 def read_coco_captions(
     documents: Sequence[tuple[Path, Any]], id_lists: Mapping[str, Path]
 ) -> list[CaptionedImage]:
-    """The images of these files in the splits that `id_lists` (split -> file of ids) names.
+    """The images of COCO's caption files, assigned to splits by lists of ids.
 
-    A split's order is that of its list. Without a list for `train` the images of no list are `train`, in the
-    order of the files; otherwise they are left out. The captions of an image are ordered by annotation id. A file
-    `captions_NAME.json` has its pictures in the folder NAME, as COCO's archives unpack.
+    The images of a split are in the order of its list; captions are ordered by annotation id. The images of a file
+    `captions_NAME.json` are expected in the folder NAME, as COCO's archives unpack.
+
+    Args:
+        documents: each file and its JSON document.
+        id_lists: file of ids by split. Without a list for `train`, the images in no list are `train`, in the order
+            of the files; with one they are left out.
 
     Raises:
-        InputError: a file is not COCO's, or a list names an image twice, one of another list, or an unknown one.
+        InputError: a file is not one of COCO's, or a list names an unknown image or one of another list.
         UsageError: there is no list.
     """
     if not id_lists:
-        raise UsageError("COCO's captions name no splits; give lists of ids, for instance --ids dev=dev_ids.txt")
+        raise UsageError(
+            "COCO's caption files have no splits; fix: give lists of ids, for instance --ids dev=dev_ids.txt"
+        )
     files: dict[str, str] = {}
     captions: dict[str, list[tuple[int, str]]] = {}
     for path, document in documents:
         try:
             _collect(path, document, files, captions)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-            raise InputError(f"{path}: not one of COCO's caption files: {reason}") from None
-    members = {name: _listed(path, files) for name, path in id_lists.items()}
-    taken = _check_in_one_list(members, id_lists)
+            raise InputError(f"{path}: not one of COCO's caption files: {one_line(error)}") from None
+    members = {name: _read_list(path, files) for name, path in id_lists.items()}
+    listed = _check_in_one_list(members, id_lists)
     if "train" not in members:
-        members["train"] = [image_id for image_id in files if image_id not in taken]
+        members["train"] = [image_id for image_id in files if image_id not in listed]
     images = []
     for split, image_ids in members.items():
         for image_id in image_ids:
@@ -51,17 +56,17 @@ def _collect(path: Path, document: Any, files: dict[str, str], captions: dict[st
     for image in document["images"]:
         image_id, file = str(image["id"]), image["file_name"]
         if not isinstance(file, str):
-            raise ValueError(f"image {image_id}: the file name is {file!r}")
+            raise ValueError(f"image {image_id}: file_name {file!r}: expected text")
         files[image_id] = f"{named[1]}/{file}" if named else file
     for annotation in document["annotations"]:
-        image_id, caption = str(annotation["image_id"]), one_line(annotation["caption"])
+        image_id, caption = str(annotation["image_id"]), clean_caption(annotation["caption"])
         if image_id not in files:
             raise ValueError(f"annotation {annotation['id']}: image {image_id} is not in the list of images")
         captions.setdefault(image_id, []).append((int(annotation["id"]), caption))
 
 
-def _listed(path: Path, files: dict[str, str]) -> list[str]:
-    """The distinct ids of a list: a line an image, or SCAN's line a caption."""
+def _read_list(path: Path, files: dict[str, str]) -> list[str]:
+    """The distinct ids of a list with one line per image, or one per caption as in SCAN's files."""
     ids = dict.fromkeys(read_ids(path))
     for line, image_id in enumerate(read_ids(path), start=1):
         if image_id not in files:

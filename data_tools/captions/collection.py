@@ -1,23 +1,29 @@
-"""A collection of captioned images, cut into splits, and the files that SCAN, VSE-infinity and CHAN read."""
+"""Captioned images with their splits, and the split files that SCAN, VSE-infinity and CHAN read."""
 
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from data_tools.errors import InputError
-from data_tools.files import replace_file
+from data_tools.files import is_inside, replace_file
+from data_tools.layout import is_image_id
 
 CAPTIONS_PER_IMAGE = 5  # some COCO images have six or seven; SCAN keeps the first five
-COCO_TEST = 1000  # images of COCO's `test`, the first of its 5,000 of `testall`
+COCO_TEST = 1000  # images of COCO's `test`, the first ones of the 5,000 of `testall`
 
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """An image, its file relative to the images folder, its split and its captions, each on one line.
+    """An image with its captions.
 
-    `caption_ids` names each caption, or is empty where the source has no names for them.
+    Attributes:
+        image_id: printable text without space around it.
+        file: relative to the images folder.
+        split: name of the split, for instance train.
+        captions: texts without line breaks.
+        caption_ids: one id per caption, or empty if the source has none.
     """
 
     image_id: str
@@ -29,13 +35,20 @@ class CaptionedImage:
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """What was written of a split, and how many of its images had not five captions."""
+    """Counts of a written split.
+
+    Attributes:
+        images, captions: as written.
+        cut: images with more captions than were asked for, of which the first were kept.
+        short: images with fewer captions, all kept.
+        without: images without captions, left out.
+    """
 
     images: int
     captions: int
-    cut: int  # had more captions: the first ones were kept
-    short: int  # had fewer: kept as they are
-    without: int  # had none: left out
+    cut: int
+    short: int
+    without: int
 
     def __str__(self) -> str:
         unusual = [
@@ -52,18 +65,25 @@ def _images(number: int) -> str:
 
 
 def write_split_files(
-    images: Sequence[CaptionedImage], out: Path, source: Path, most: int = CAPTIONS_PER_IMAGE
+    images: Sequence[CaptionedImage], out: Path, source: Path, max_captions: int = CAPTIONS_PER_IMAGE
 ) -> dict[str, SplitSummary]:
     """Write `OUT/id_mapping.json` and `OUT/precomp/{split}_{ids,caps,capids}.txt`.
 
-    Of an image with more than `most` captions the first `most` are kept (0: all); one with fewer keeps those it
-    has; one without any is in the mapping and in no split. Where each image of a split has five, its ids file
-    has a line for each image, else one for each caption. A collection that has a split `testall` and none
-    called `test` gets one of its first 1,000 images, as COCO has it.
+    If every image of a split has five captions, its ids file has one line per image, otherwise one line per
+    caption. An image without captions is in the mapping and in no split. If there is a split `testall` and no
+    `test`, the first 1,000 images of `testall` are written as `test`, as for COCO.
+
+    Args:
+        images: the images, in the order of the files to write.
+        out: the folder of the dataset.
+        source: the file that the images were read from, for messages.
+        max_captions: captions kept per image, the first ones; 0 keeps all.
+
+    Returns:
+        Counts by split.
 
     Raises:
-        InputError: two images have one id, an id or a file cannot be used, or there is nothing to write;
-            `source` is the file that the message blames.
+        InputError: two images have the same id, an id or a file is invalid, or there is no image.
     """
     if not images:
         raise InputError(f"{source}: holds no image")
@@ -77,39 +97,48 @@ def write_split_files(
         splits[image.split].append(image)
     if "testall" in splits and "test" not in splits:
         splits["test"] = splits["testall"][:COCO_TEST]
-    written = {name: _write_split(out / "precomp", name, members, most) for name, members in splits.items()}
+    written = {
+        name: _write_split(out / "precomp", name, members, max_captions) for name, members in splits.items()
+    }
     replace_file(out / "id_mapping.json", json.dumps(mapping).encode())
     return written
 
 
 def check_files_exist(images: Iterable[CaptionedImage], folder: Path) -> None:
-    """Raise `InputError` unless the file of every image lies in `folder`."""
+    """Raise `InputError`, which names the first missing file, unless `folder` has the file of every image."""
     missing = [image for image in images if not (folder / image.file).is_file()]
     if missing:
         others = f" and those of {len(missing) - 1} others" if len(missing) > 1 else ""
         raise InputError(f"{folder / missing[0].file}: no such file (image {missing[0].image_id}){others}")
 
 
-def one_line(caption: str) -> str:
-    """The caption without line breaks and repeated spaces: it must fill one line of a file."""
+def clean_caption(caption: str) -> str:
+    """The caption without line breaks and repeated spaces, so that it is one line of a captions file.
+
+    >>> clean_caption(" A dog\\n on  the beach. ")
+    'A dog on the beach.'
+    """
     return " ".join(caption.split())
 
 
 def _check(image: CaptionedImage, source: Path) -> None:
-    """What `load_id_mapping` would refuse is not written."""
-    image_id, path = image.image_id, PurePosixPath(image.file)
-    if not image_id or image_id != image_id.strip() or not image_id.isprintable():
-        raise InputError(f"{source}: id {image_id!r}: expected printable characters, no space around them")
-    if not image.file or path.is_absolute() or ".." in path.parts:
-        raise InputError(f"{source}: image {image_id}: expected a file in the images folder, found {image.file!r}")
+    """`InputError` for an entry that `load_id_mapping` would not accept."""
+    if not is_image_id(image.image_id):
+        raise InputError(
+            f"{source}: id {image.image_id!r}: expected printable characters without space around them"
+        )
+    if not is_inside(image.file):
+        raise InputError(
+            f"{source}: image {image.image_id}: expected a file in the images folder, found {image.file!r}"
+        )
 
 
-def _write_split(precomp: Path, name: str, members: list[CaptionedImage], most: int) -> SplitSummary:
-    usual = most or CAPTIONS_PER_IMAGE
+def _write_split(precomp: Path, name: str, members: list[CaptionedImage], max_captions: int) -> SplitSummary:
+    expected = max_captions or CAPTIONS_PER_IMAGE
     numbers = Counter(
-        "cut" if len(i.captions) > usual else "short" if len(i.captions) < usual else "" for i in members
+        "cut" if len(i.captions) > expected else "short" if len(i.captions) < expected else "" for i in members
     )
-    kept = [_first(image, most) for image in members if image.captions]
+    kept = [_first(image, max_captions) for image in members if image.captions]
     if all(len(image.captions) == CAPTIONS_PER_IMAGE for image in kept):
         ids = [image.image_id for image in kept]
     else:
@@ -121,16 +150,16 @@ def _write_split(precomp: Path, name: str, members: list[CaptionedImage], most: 
     if all(image.caption_ids for image in kept):
         _write_lines(caption_ids, [i for image in kept for i in image.caption_ids])
     else:
-        caption_ids.unlink(missing_ok=True)  # those of an earlier source are not those of these captions
+        caption_ids.unlink(missing_ok=True)  # those of an earlier source do not belong to these captions
     without = len(members) - len(kept)
-    cut = numbers["cut"] if most else 0
+    cut = numbers["cut"] if max_captions else 0
     return SplitSummary(len(kept), len(captions), cut, numbers["short"] - without, without)
 
 
-def _first(image: CaptionedImage, most: int) -> CaptionedImage:
-    if not most:
+def _first(image: CaptionedImage, max_captions: int) -> CaptionedImage:
+    if not max_captions:
         return image
-    return replace(image, captions=image.captions[:most], caption_ids=image.caption_ids[:most])
+    return replace(image, captions=image.captions[:max_captions], caption_ids=image.caption_ids[:max_captions])
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:

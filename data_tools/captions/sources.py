@@ -1,4 +1,4 @@
-"""What `data-tools splits` reads: Karpathy's JSON, COCO's caption files, or a table of one's own."""
+"""The inputs of `data-tools splits`: Karpathy's JSON, COCO's caption files, or a table of captions."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,17 +14,27 @@ from data_tools.files import read_json
 
 
 @dataclass(frozen=True)
-class Cut:
-    """How a source that names no splits is cut."""
+class SplitOptions:
+    """How images are assigned to splits where the source does not say it.
 
-    id_lists: Mapping[str, Path] = field(default_factory=dict)  # of COCO's caption files
-    dev: float = 0.1  # of a table: a number of images, or a share below 1
+    Attributes:
+        id_lists: for COCO's caption files: file of ids by split.
+        dev, test: for a table: number of images, or a fraction below 1.
+        seed: for a table: of the random assignment.
+    """
+
+    id_lists: Mapping[str, Path] = field(default_factory=dict)
+    dev: float = 0.1
     test: float = 0.1
     seed: int = 2022
 
 
-def id_lists(texts: Sequence[str]) -> dict[str, Path]:
-    """The lists that `SPLIT=FILE` texts name; `UsageError` for another text or a split named twice."""
+def parse_id_lists(texts: Sequence[str]) -> dict[str, Path]:
+    """Parse `SPLIT=FILE` arguments; `UsageError` for any other form or a repeated split.
+
+    >>> parse_id_lists(["dev=dev_ids.txt"])["dev"].name
+    'dev_ids.txt'
+    """
     lists: dict[str, Path] = {}
     for text in texts:
         name, _, file = text.partition("=")
@@ -34,25 +44,29 @@ def id_lists(texts: Sequence[str]) -> dict[str, Path]:
     return lists
 
 
-def read_captioned_images(sources: Sequence[Path], cut: Cut) -> list[CaptionedImage]:
-    """The images of one of Karpathy's files, of one or more caption files of COCO, or of one table.
+def read_captioned_images(sources: Sequence[Path], options: SplitOptions) -> list[CaptionedImage]:
+    """Read captioned images with their splits.
+
+    Args:
+        sources: one of Karpathy's files, one or more of COCO's caption files, or one table.
+        options: how to assign images to splits where the source does not.
 
     Raises:
         InputError: a file is malformed.
-        UsageError: files of several kinds are given together, or lists of ids for a source that has splits.
+        UsageError: several files are given that are not COCO's, or id lists for a source that is not COCO's.
     """
     if sources[0].suffix.lower() != ".json":
-        _single(sources, cut)
-        return read_caption_table(sources[0], cut.dev, cut.test, cut.seed)
+        _check_single(sources, options)
+        return read_caption_table(sources[0], options.dev, options.test, options.seed)
     documents = [(path, read_json(path)) for path in sources]
     if is_karpathy(documents[0][1]) or not isinstance(documents[0][1], dict):
-        _single(sources, cut)
+        _check_single(sources, options)
         return read_karpathy(documents[0][1], sources[0])
-    return read_coco_captions(documents, cut.id_lists)
+    return read_coco_captions(documents, options.id_lists)
 
 
-def _single(sources: Sequence[Path], cut: Cut) -> None:
+def _check_single(sources: Sequence[Path], options: SplitOptions) -> None:
     if len(sources) > 1:
-        raise UsageError(f"{sources[1]}: only COCO's caption files can be given together")
-    if cut.id_lists:
-        raise UsageError(f"--ids goes with COCO's caption files; {sources[0]} is something else")
+        raise UsageError(f"{sources[1]}: only COCO's caption files can be given together; fix: give one file")
+    if options.id_lists:
+        raise UsageError(f"--ids: only for COCO's caption files; {sources[0]} is something else")

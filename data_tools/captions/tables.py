@@ -1,4 +1,4 @@
-"""One's own captions: a table of (image, caption), CSV, TSV or JSON lines, cut into splits by a seed."""
+"""Captions from a table of (image, caption) in CSV, TSV or JSON lines, with random splits if it names none."""
 
 import csv
 import io
@@ -9,13 +9,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data_tools.captions.collection import CaptionedImage, one_line
+from data_tools.captions.collection import CaptionedImage, clean_caption
 from data_tools.errors import InputError, UsageError
-from data_tools.files import read_text
+from data_tools.files import is_inside, read_text
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".txt")
 SPLITS = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
-_NAMES = {  # the names under which a column is known, the first being the usual one
+_NAMES = {  # accepted headers of each column
     "image": ("image", "image_name", "file", "filename", "file_name", "filepath", "path"),
     "caption": ("caption", "comment", "text", "sentence", "raw"),
     "split": ("split",),
@@ -25,37 +25,41 @@ _NAMES = {  # the names under which a column is known, the first being the usual
 
 @dataclass
 class _Image:
-    """What the rows of one image say."""
+    """The rows of one image."""
 
-    line: int  # of its first row
+    line: int  # of the first row
     split: str
     captions: list[str] = field(default_factory=list)
     caption_ids: list[str] = field(default_factory=list)
 
 
 def read_caption_table(path: Path, dev: float, test: float, seed: int) -> list[CaptionedImage]:
-    """The images of a table with the columns `image` and `caption`, in the order in which they first appear.
+    """The images of a table with the columns `image` and `caption`, in the order of their first rows.
 
-    A column `split` says where an image belongs (train, dev or val, test); without it `dev` and `test` (a number
-    of images, or a share below 1) are drawn by the seed, whole images, so that no two splits share one. A
-    column `caption_id` names the captions; without it the rows are numbered from 1. Ids of images are their
-    file names without ending, with the folder where the names alone would not do.
+    A column `split` gives the split of an image (train, dev or val, test); without it, images are assigned at
+    random. A column `caption_id` gives the ids of captions; without it they are the row numbers from 1. The id of
+    an image is its file name without extension, preceded by its folders if file names alone are not distinct.
 
-    In CSV a field may be quoted; in TSV quotes are text. `.txt` is CSV.
+    In CSV a field may be quoted; in TSV quotes are text. `.txt` is read as CSV.
+
+    Args:
+        path: the table.
+        dev, test: number of images of these splits, or fractions below 1, for a table without splits.
+        seed: of the random assignment.
 
     Raises:
-        InputError: the table is malformed (the line is named), or an image is in two splits.
-        UsageError: the file has another ending, or dev and test leave nothing to train on.
+        InputError: the table is malformed or assigns an image to two splits; the message gives the line.
+        UsageError: the file has another extension, or dev and test leave no image for training.
     """
     rows = _rows(path)
     images: dict[str, _Image] = {}
     number = 0
     for number, (line, row) in enumerate(rows, start=1):
-        file, caption, split = _file(path, line, row), one_line(row["caption"]), _split(path, line, row)
+        file, caption, split = _file(path, line, row), clean_caption(row["caption"]), _split(path, line, row)
         image = images.setdefault(file, _Image(line, split))
         if image.split != split:
             raise InputError(
-                f"{path}, line {line}: {file} is in {split}, and in {image.split} on line {image.line}"
+                f"{path}, line {line}: {file} is in {split}, but in {image.split} on line {image.line}"
             )
         if not caption:
             raise InputError(f"{path}, line {line}: the caption of {file} is empty")
@@ -65,7 +69,7 @@ def read_caption_table(path: Path, dev: float, test: float, seed: int) -> list[C
         raise InputError(f"{path}: expected rows of (image, caption), found none")
     splits = [image.split for image in images.values()]
     if not any(splits):
-        splits = draw_splits(len(images), dev, test, seed)
+        splits = assign_random_splits(len(images), dev, test, seed)
     ids = _ids(list(images))
     return [
         CaptionedImage(image_id, file, split, tuple(image.captions), tuple(image.caption_ids))
@@ -73,15 +77,23 @@ def read_caption_table(path: Path, dev: float, test: float, seed: int) -> list[C
     ]
 
 
-def draw_splits(images: int, dev: float, test: float, seed: int) -> list[str]:
-    """The split of each of so many images; sizes below 1 are shares, rounded to the nearest number.
+def assign_random_splits(images: int, dev: float, test: float, seed: int) -> list[str]:
+    """The split (train, dev or test) of each image, drawn at random.
+
+    >>> sorted(assign_random_splits(10, 0.2, 1, seed=0))[:4]
+    ['dev', 'dev', 'test', 'train']
+
+    Args:
+        images: number of images.
+        dev, test: number of images of these splits, or fractions below 1, rounded to the nearest number.
+        seed: equal seeds give equal assignments.
 
     Raises:
-        UsageError: the sizes leave no image to train on.
+        UsageError: the sizes leave no image for training.
     """
     sizes = [round(size * images) if size < 1 else int(size) for size in (dev, test)]
     if sum(sizes) >= images:
-        raise UsageError(f"--dev {dev:g} and --test {test:g} leave none of the {images} images to train on")
+        raise UsageError(f"--dev {dev:g} and --test {test:g} leave none of the {images} images for training")
     order = np.random.default_rng(seed).permutation(images)
     splits = np.full(images, "train")
     splits[order[: sizes[0]]] = "dev"
@@ -90,7 +102,7 @@ def draw_splits(images: int, dev: float, test: float, seed: int) -> list[str]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, fields by our names) of each row."""
+    """(line, fields by column name of `_NAMES`) of each row."""
     readers: dict[str, Callable[[Path, str], Iterator[tuple[int, dict[str, str]]]]] = {
         ".jsonl": _json_rows,
         ".csv": lambda path, text: _table_rows(path, text, ","),
@@ -98,7 +110,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         ".tsv": lambda path, text: _table_rows(path, text, "\t"),
     }
     if path.suffix.lower() not in readers:
-        raise UsageError(f"{path}: expected a table that ends in {', '.join(ENDINGS)}, or a .json file")
+        raise UsageError(f"{path}: expected a file that ends in {', '.join(ENDINGS)} or .json")
     return readers[path.suffix.lower()](path, read_text(path))
 
 
@@ -159,10 +171,9 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _file(path: Path, line: int, row: dict[str, str]) -> str:
-    file = PurePosixPath(row["image"])
-    if not row["image"] or file.is_absolute() or ".." in file.parts or file == PurePosixPath("."):
+    if not is_inside(row["image"]):
         raise InputError(f"{path}, line {line}: expected a file in the images folder, found {row['image']!r}")
-    return str(file)
+    return str(PurePosixPath(row["image"]))
 
 
 def _split(path: Path, line: int, row: dict[str, str]) -> str:
@@ -170,12 +181,12 @@ def _split(path: Path, line: int, row: dict[str, str]) -> str:
         return ""
     name = row["split"].strip().lower()
     if name not in SPLITS:
-        raise InputError(f"{path}, line {line}: split {row['split']!r} is none of {', '.join(SPLITS)}")
+        raise InputError(f"{path}, line {line}: split {row['split']!r} is not one of {', '.join(SPLITS)}")
     return SPLITS[name]
 
 
 def _ids(files: list[str]) -> list[str]:
-    """The shortest kind of name that tells all files apart; the files themselves do."""
+    """Image ids: the file names without extension, else with their folders, else the files themselves."""
     paths = [PurePosixPath(file) for file in files]
     stems, without_endings = [path.stem for path in paths], [str(path.with_suffix("")) for path in paths]
     return next((names for names in (stems, without_endings) if len(set(names)) == len(names)), files)

@@ -1,4 +1,4 @@
-"""SCAN's vocabulary: words with their indices, four special tokens first."""
+"""SCAN's vocabulary: a list of words, in which four special tokens come first."""
 
 import json
 from collections import Counter
@@ -17,21 +17,29 @@ MASK_TOKEN = "<mask>"
 
 
 def count_words(captions: Iterable[str]) -> Counter[str]:
-    """How often each word occurs, in order of first occurrence."""
+    """How often each token occurs in the captions, in order of first occurrence."""
     return Counter(word for caption in captions for word in tokenize(caption))
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A list of words whose positions are their indices; the first four are `SPECIAL`."""
+    """A list of distinct words; the position of a word is its index, and the first four are `SPECIAL`.
+
+    >>> vocabulary = Vocabulary.build(["a red dog", "a dog"], threshold=2)
+    >>> vocabulary.words[4:], vocabulary.index("dog"), vocabulary.index("red") == UNK
+    (['a', 'dog'], 5, True)
+
+    Raises:
+        InputError: the list begins with other words, or repeats one.
+    """
 
     words: list[str]
 
     def __post_init__(self) -> None:
         if tuple(self.words[:4]) != SPECIAL:
-            raise InputError(f"a vocabulary begins with {', '.join(SPECIAL)}, not {self.words[:4]}")
+            raise InputError(f"a vocabulary begins with {', '.join(SPECIAL)}, found {self.words[:4]}")
         if len(self._positions) != len(self.words):
-            raise InputError("a vocabulary holds a word twice")
+            raise InputError("a vocabulary repeats a word")
 
     @cached_property
     def _positions(self) -> dict[str, int]:
@@ -44,31 +52,39 @@ class Vocabulary:
         return word in self._positions
 
     def index(self, word: str) -> int:
-        """The index of `word`, that of `<unk>` where the vocabulary lacks it."""
+        """The index of `word`, or that of `<unk>` for a word that is not in the vocabulary."""
         return self._positions.get(word, UNK)
 
     def with_mask(self) -> "Vocabulary":
-        """This vocabulary ending with `<mask>`, as CHAN extends SCAN's files at run time."""
+        """This vocabulary with `<mask>` appended, as CHAN extends SCAN's vocabularies at run time."""
         return self if MASK_TOKEN in self else Vocabulary([*self.words, MASK_TOKEN])
 
     @classmethod
     def build(cls, captions: Iterable[str], threshold: int = 4) -> "Vocabulary":
-        """The words that occur at least `threshold` times in `captions`, in order of first occurrence."""
+        """The vocabulary of the words that occur at least `threshold` times in `captions`.
+
+        Args:
+            captions: texts; `tokenize` splits them into words.
+            threshold: minimum number of occurrences; SCAN's published vocabularies use 4.
+
+        Returns:
+            The special tokens, then the words in order of first occurrence.
+        """
         return cls.of_counts(count_words(captions), threshold)
 
     @classmethod
     def of_counts(cls, counts: Counter[str], threshold: int = 4) -> "Vocabulary":
-        """The words with at least `threshold` occurrences, in the order of `counts`."""
+        """The vocabulary of the words with at least `threshold` occurrences, in the order of `counts`."""
         frequent = [word for word, count in counts.items() if count >= threshold and word not in SPECIAL]
         return cls([*SPECIAL, *frequent])
 
     def coverage(self, counts: Counter[str]) -> float:
-        """The share of counted words, repeated ones as often as they occur, that are in the vocabulary."""
+        """The fraction, 0 to 1, of all counted occurrences whose word is in the vocabulary."""
         known = sum(count for word, count in counts.items() if word in self)
         return known / max(counts.total(), 1)
 
     def compare(self, other: "Vocabulary", counts: Counter[str]) -> dict[str, int | float]:
-        """How `other` differs: words in common and in one only, and its coverage of counted words."""
+        """Compare with `other`: words in both and in one only, and the coverage of `counts` by `other`."""
         common = sum(word in other for word in self.words)
         return {
             "words": len(other),
@@ -83,7 +99,7 @@ class Vocabulary:
         """Read SCAN's JSON: `word2idx`, `idx2word` (string keys) and `idx`, the number of words.
 
         Raises:
-            InputError: the file is absent, no JSON, or the indices are not 0, 1, 2, ...
+            InputError: the file is missing or not such JSON, or the indices are not 0, 1, 2, ...
         """
         document = read_json(path)
         index_of = document.get("word2idx") if isinstance(document, dict) else None
@@ -97,10 +113,10 @@ class Vocabulary:
             raise InputError(f"{path}: {error}") from None
 
     def save(self, path: Path) -> None:
-        """Write SCAN's JSON: the keys in the order and the spacing of the published files, ASCII, one line.
+        """Write SCAN's JSON with the keys, the spacing and the ASCII escapes of the published files, on one line.
 
-        The published files list their words in the order of Python 2's hashes, which nothing can repeat; here
-        they come by index, so that equal captions give equal bytes.
+        The published files list words in the hash order of Python 2, which cannot be reproduced; here they are
+        ordered by index, so that equal captions give equal bytes.
         """
         document = {
             "idx2word": {str(position): word for position, word in enumerate(self.words)},

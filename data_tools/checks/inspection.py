@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_tools.detection.labels import Labels
 from data_tools.errors import InputError
-from data_tools.images.decoding import picture_of, read_picture
+from data_tools.images.decoding import find_image_file, read_picture
 from data_tools.images.drawing import draw_regions
 from data_tools.store.reading import FeatureStore
 from data_tools.store.schema import FORMAT, FORMAT_VERSION
@@ -42,7 +42,7 @@ def describe(store: FeatureStore, sample: int | None = 1000) -> dict[str, Any]:
             "type": "text" if dtype.kind in "OS" else str(dtype),
             "bytes": math.prod(shape) * dtype.itemsize,
         }
-        for name, (shape, dtype) in store.data_sets.items()
+        for name, (shape, dtype) in store.datasets.items()
     }
     return {
         "file": str(store.path),
@@ -133,7 +133,7 @@ def draw_image(store: FeatureStore, image_id: str, images: Path, labels: Labels 
         raise InputError(f"{store.path}: holds no boxes to draw")
     if not np.isfinite(boxes).all():
         raise InputError(f"{store.path}: image {image_id}: a box is NaN or Inf")
-    path = picture_of(image_id, images)
+    path = find_image_file(image_id, images)
     picture = read_picture(path)
     sizes = store.block(range(row, row + 1), features=False).image_sizes
     if sizes is not None and tuple(sizes[0]) != picture.shape[:2]:

@@ -1,7 +1,7 @@
-"""Names of the object classes and attributes that a detector tells apart.
+"""Names of the object classes and attributes of a detector.
 
-The shipped lists lie in the folder `label_sets` beside this file: `visual_genome` has the 1,600 classes and 400
-attributes of Anderson et al. (2018) with their other spellings, `scenes` those of the drawn scenes.
+The shipped lists are in the folder `label_sets` beside this file: `visual_genome` has the 1,600 classes and 400
+attributes of Anderson et al. (2018) with their aliases, `scenes` those of the drawn scenes.
 """
 
 from dataclasses import dataclass, field
@@ -16,11 +16,11 @@ _SHIPPED = Path(__file__).resolve().with_name("label_sets")
 
 @dataclass(frozen=True)
 class Labels:
-    """Names by number.
+    """The names that class and attribute ids stand for.
 
     Attributes:
-        classes, attributes: the name of each class and attribute; a detector's ids count from 0 in them.
-        class_aliases, attribute_aliases: other spellings of a name, for the names that have any.
+        classes, attributes: the name of each class and attribute; ids are positions in these lists, from 0.
+        class_aliases, attribute_aliases: other spellings by name, for the names that have any.
     """
 
     classes: list[str]
@@ -30,10 +30,13 @@ class Labels:
 
 
 def load_labels(spec: str) -> Labels:
-    """The labels that `spec` means: the name of a shipped list, or a JSON file.
+    """Load a shipped list by its name, or labels from a JSON file.
 
-    The file holds an object with the keys `classes` and `attributes`, lists of names; the annotations of a data
-    set (`DATA/annotations/train.json`) are such files too.
+    The file holds an object with the keys `classes` and `attributes`, lists of names, and optionally
+    `class_aliases` and `attribute_aliases`. Annotation files (`DATA/annotations/train.json`) qualify.
+
+    >>> load_labels("scenes").classes
+    ['circle', 'square', 'triangle', 'star']
 
     Raises:
         InputError: there is neither such a file nor such a list, or the file does not hold labels.
@@ -59,7 +62,7 @@ def _find(spec: str) -> Path:
         if candidate.is_file():
             return candidate
     shipped = ", ".join(sorted(path.stem for path in _SHIPPED.glob("*.json")))
-    raise InputError(f"{spec}: no such file of labels; the shipped lists are {shipped}")
+    raise InputError(f"{spec}: no such label file; the shipped lists are {shipped}")
 
 
 def _names(document: dict[str, Any], key: str) -> list[str]:
@@ -71,25 +74,25 @@ def _names(document: dict[str, Any], key: str) -> list[str]:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise ValueError(f"{key}: {name!r} is there twice")
+            raise ValueError(f"{key}: {name!r} is listed twice")
         seen.add(name)
     return names
 
 
 def _aliases(document: dict[str, Any], key: str, names: list[str]) -> dict[str, list[str]]:
-    """Other spellings by name; none may be another's name or alias, or a label would mean two things."""
+    """Aliases by name; none may be the name or an alias of another entry, which would make it ambiguous."""
     aliases = document.get(key, {})
     if not isinstance(aliases, dict):
-        raise ValueError(f"{key}: expected an object of names and lists of their other spellings")
+        raise ValueError(f"{key}: expected an object of names and lists of aliases")
     known = set(names)
     taken = set(names)
     for name, spellings in aliases.items():
         if name not in known:
-            raise ValueError(f"{key}: {name!r} is no name of the list")
+            raise ValueError(f"{key}: {name!r} is not one of the names")
         if not isinstance(spellings, list) or not all(isinstance(spelling, str) for spelling in spellings):
-            raise ValueError(f"{key}: {name!r}: expected a list of spellings")
+            raise ValueError(f"{key}: {name!r}: expected a list of aliases")
         for spelling in spellings:
             if spelling in taken:
-                raise ValueError(f"{key}: {spelling!r} is there twice")
+                raise ValueError(f"{key}: {spelling!r} is listed twice")
             taken.add(spelling)
     return aliases

@@ -1,11 +1,10 @@
-"""Visual Genome as a data set for the detector.
+"""Visual Genome as a dataset for the detector.
 
 SOURCE/{objects,attributes,image_data}.json   as Visual Genome publishes them (versions 1.2 and 1.4)
 OUT/images/VG_100K, VG_100K_2                 its images
-OUT/annotations/{train,val,test}.json         written: classes, attributes and Detectron2 dataset dicts
+OUT/annotations/{train,val,test}.json         written, see `data_tools.detection.annotations`
 """
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -17,37 +16,35 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from data_tools.console import Progress
+from data_tools.detection.annotations import AnnotatedImage, AnnotatedObject, Box, write_annotations
 from data_tools.detection.labels import Labels
 from data_tools.detection.visual_genome_names import NameTable, name_table, split_attributes
-from data_tools.detection.visual_genome_splits import draw_splits, read_lists
+from data_tools.detection.visual_genome_splits import draw_image_lists, read_image_lists
 from data_tools.errors import InputError
-from data_tools.files import read_json, replace_file
+from data_tools.files import read_json
 
 _URL = re.compile(r"(?:.*/)?(VG_100K(?:_2)?/\d+\.jpg)")
-_XYXY_ABS = 0  # the value of detectron2.structures.BoxMode.XYXY_ABS, which data_tools may not import
-_ORIENTATION = 0x0112  # the EXIF tag; from 5 on the picture lies on its side
-
-Box = tuple[float, float, float, float]
-Record = dict[str, Any]
+_ORIENTATION = 0x0112  # the EXIF tag; for values from 5 on, stored rows are columns of the upright image
 
 
 @dataclass
-class Conversion:
-    """What a conversion wrote and what it left out.
+class VisualGenomeSummary:
+    """Counts of what the conversion wrote and of what it left out.
 
     Attributes:
-        images: number of images of each split.
-        objects, attributes: annotated objects in them, and attributes of these objects.
-        unknown_objects: objects whose name is in no line of the vocabulary.
-        empty_boxes: objects without area inside their image.
-        merged_objects: objects whose box and class another object of the image has; it took their attributes.
-        unknown_attributes: attributes of kept objects that are in no line of the vocabulary.
-        images_without_objects: annotated images without any object left.
-        images_without_size: annotated images that `image_data.json` does not hold.
-        images_missing, images_of_other_size: files absent or unreadable, or not as large as announced.
-        images_unlisted: usable images in none of the lists.
-        listed_without_annotation: images of the lists that are not usable.
-        files_checked: whether the images were there to be looked at.
+        images: number of images per split.
+        objects, attributes: objects in these images, and attributes of these objects.
+        unknown_objects: objects left out: no name of theirs is in the vocabulary.
+        empty_boxes: objects left out: their box has no area inside the image.
+        merged_objects: objects merged into another one with the same box and class.
+        unknown_attributes: attributes of kept objects left out: not in the vocabulary.
+        images_without_objects: images left out: no object of theirs was kept.
+        images_without_size: images left out: not in `image_data.json`.
+        images_missing: images left out: their file is missing or unreadable.
+        images_of_other_size: images left out: their file has another size than `image_data.json` says.
+        images_unlisted: images left out: in none of the lists.
+        listed_without_annotation: entries of the lists that no usable image matches.
+        files_checked: whether there was an images folder, so that files could be checked.
     """
 
     images: dict[str, int]
@@ -70,7 +67,7 @@ class Conversion:
         return asdict(self)
 
     def as_text(self) -> str:
-        """Some lines for people."""
+        """Several lines of text: the counts of each split, then one line per kind of loss."""
         lines = [", ".join(f"{name}: {count} images" for name, count in self.images.items())]
         lines.append(f"{self.objects} objects with {self.attributes} attributes")
         for count, what in (
@@ -78,23 +75,23 @@ class Conversion:
             (self.empty_boxes, "objects left out: their box is empty or outside the image"),
             (self.merged_objects, "objects merged with another of the same box and class"),
             (self.unknown_attributes, "attributes left out: not in the vocabulary"),
-            (self.images_without_objects, "images left out: no object is left in them"),
-            (self.images_without_size, "images left out: image_data.json does not hold them"),
+            (self.images_without_objects, "images left out: none of their objects was kept"),
+            (self.images_without_size, "images left out: not in image_data.json"),
             (self.images_missing, "images left out: the file is missing or unreadable"),
             (self.images_of_other_size, "images left out: the file has another size than image_data.json says"),
             (self.images_unlisted, "images left out: in none of the lists"),
-            (self.listed_without_annotation, "images of the lists are none of those that are left"),
+            (self.listed_without_annotation, "entries of the lists match no usable image"),
         ):
             if count:
                 lines.append(f"  {count} {what}")
         if not self.files_checked:
-            lines.append("  image files not looked at: there is no images folder yet")
+            lines.append("  image files were not checked: there is no images folder yet")
         return "\n".join(lines)
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """An image as `image_data.json` has it."""
+class _ImageEntry:
+    """File and size of an image according to `image_data.json`."""
 
     file_name: str
     width: int
@@ -103,36 +100,37 @@ class _Picture:
 
 def convert_visual_genome(
     source: Path, out: Path, labels: Labels, lists: Path | None, val: int, test: int, seed: int
-) -> Conversion:
+) -> VisualGenomeSummary:
     """Write `OUT/annotations/{train,val,test}.json` from Visual Genome's files in `source`.
 
-    Boxes become x1 y1 x2 y2, clipped to their image. Objects of one image with one box and one class are the
-    same object, annotated several times: they become one with the attributes of all, for a detection can match
-    only one of them, and the others would count as misses and weigh twice in the losses.
+    Boxes become x1 y1 x2 y2, clipped to their image. Objects of one image with equal box and class are one object
+    that was annotated several times: they become one with the attributes of all. Otherwise a detection could
+    match only one of them, the others would count as misses, and the losses would count the object repeatedly.
 
     Args:
         source: folder of `objects.json`, `attributes.json` and `image_data.json`.
-        out: the data set's folder. Where it has an `images` folder, images that are absent from it or of
-            another size are left out.
+        out: the dataset's folder. If it has an `images` folder, images whose file is missing there or has another
+            size are left out.
         labels: the vocabulary with its aliases.
-        lists: a folder of lists, see `read_lists`; without it a random split of `val` and `test` images.
-        seed: decides the random split.
+        lists: a folder of image lists, see `read_image_lists`; None draws a random split of `val` validation and
+            `test` test images.
+        seed: of the random split.
 
     Raises:
-        InputError: a file is absent or malformed, or no image is left for a split.
+        InputError: a file is missing or malformed, or no image is left for a split.
     """
     report: Counter[str] = Counter()
-    listed = None if lists is None else read_lists(lists)
-    pictures = _read_pictures(source / "image_data.json")
+    listed = None if lists is None else read_image_lists(lists)
+    entries = _read_image_data(source / "image_data.json")
     attributes = _read_attributes(source / "attributes.json")
-    records = _read_objects(source / "objects.json", pictures, attributes, name_table(labels), report)
+    records = _read_objects(source / "objects.json", entries, attributes, name_table(labels), report)
     if not records:
         raise InputError(f"{source / 'objects.json'}: no image has an object of the vocabulary")
     checked = (out / "images").is_dir()
     if checked:
         records = _with_files(records, out / "images", report)
     if listed is None:
-        listed = draw_splits(list(records), val, test, seed)
+        listed = draw_image_lists(list(records), val, test, seed)
     else:
         _count_lists(listed, records, report)
     splits = {
@@ -142,27 +140,22 @@ def convert_visual_genome(
         if not members:
             raise InputError(f"{lists}: none of the images of {name}.txt has an object of the vocabulary")
     for name, members in splits.items():
-        _write(out / "annotations" / f"{name}.json", labels, members)
-    annotations = [item for members in splits.values() for record in members for item in record["annotations"]]
-    return Conversion(
+        write_annotations(out / "annotations" / f"{name}.json", labels, members)
+    objects = [item for members in splits.values() for record in members for item in record.annotations]
+    return VisualGenomeSummary(
         images={name: len(members) for name, members in splits.items()},
-        objects=len(annotations),
-        attributes=sum(len(item["attribute_ids"]) for item in annotations),
+        objects=len(objects),
+        attributes=sum(len(item.attribute_ids) for item in objects),
         files_checked=checked,
         **report,
     )
 
 
-def _write(path: Path, labels: Labels, records: list[Record]) -> None:
-    document = {"classes": labels.classes, "attributes": labels.attributes, "images": records}
-    replace_file(path, f"{json.dumps(document)}\n".encode())
-
-
 def _entries(path: Path) -> Iterator[dict[str, Any]]:
-    """The entries of one of Visual Genome's files, an object for each image; `ValueError` where it is none."""
+    """The entries of one of Visual Genome's files, one object per image; `ValueError` for anything else."""
     document = read_json(path)
     if not isinstance(document, list):
-        raise ValueError("expected a list with an object for each image")
+        raise ValueError("expected a list with one object per image")
     for number, entry in enumerate(document):
         if not isinstance(entry, dict) or not _is_id(entry.get("image_id")):
             raise ValueError(f"entry {number}: expected an object with the number image_id")
@@ -173,33 +166,33 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _read_pictures(path: Path) -> dict[int, _Picture]:
-    pictures: dict[int, _Picture] = {}
+def _read_image_data(path: Path) -> dict[int, _ImageEntry]:
+    entries: dict[int, _ImageEntry] = {}
     try:
         for entry in _entries(path):
             image_id = entry["image_id"]
             where = f"image {image_id}"
-            if image_id in pictures:
-                raise ValueError(f"{where}: is there twice")
+            if image_id in entries:
+                raise ValueError(f"{where}: is listed twice")
             match = _URL.fullmatch(str(entry.get("url")))
             if match is None:
-                raise ValueError(f"{where}: url: expected VG_100K/NUMBER.jpg or VG_100K_2/NUMBER.jpg at its end")
+                raise ValueError(f"{where}: url: expected it to end in VG_100K/NUMBER.jpg or VG_100K_2/NUMBER.jpg")
             width, height = (entry.get(key) for key in ("width", "height"))
             if not (isinstance(width, int) and isinstance(height, int) and min(width, height) > 0):
                 raise ValueError(f"{where}: width and height: expected pixels, not {width} and {height}")
-            pictures[image_id] = _Picture(match[1], width, height)
+            entries[image_id] = _ImageEntry(match[1], width, height)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
-    return pictures
+    return entries
 
 
 def _read_attributes(path: Path) -> dict[int, list[str]]:
-    """What the annotators wrote of each object that they gave attributes, by its `object_id`."""
+    """The attributes that the annotators wrote for each object, by its `object_id`."""
     attributes: defaultdict[int, list[str]] = defaultdict(list)
     try:
         for entry in _entries(path):
             for item in _items(entry, "attributes"):
-                texts = item.get("attributes") or []  # missing or null: none
+                texts = item.get("attributes") or []  # a missing key and null mean that there are none
                 if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
                     raise ValueError(f"{_name(entry, item)}: attributes: expected a list of words")
                 if texts:
@@ -226,56 +219,50 @@ def _name(entry: dict[str, Any], item: dict[str, Any]) -> str:
 
 def _read_objects(
     path: Path,
-    pictures: dict[int, _Picture],
+    image_entries: dict[int, _ImageEntry],
     attributes: dict[int, list[str]],
     names: NameTable,
     report: Counter[str],
-) -> dict[int, Record]:
-    """Detectron2's dataset dict of each image that has an object of the vocabulary, by the image's id."""
-    records: dict[int, Record] = {}
+) -> dict[int, AnnotatedImage]:
+    """Each image that has an object of the vocabulary, by its id."""
+    records: dict[int, AnnotatedImage] = {}
     seen: set[int] = set()
     try:
         for entry in _entries(path):
             image_id = entry["image_id"]
             if image_id in seen:
-                raise ValueError(f"image {image_id}: is there twice")
+                raise ValueError(f"image {image_id}: is listed twice")
             seen.add(image_id)
             items = _items(entry, "objects")
-            picture = pictures.get(image_id)
-            if picture is None:
+            image = image_entries.get(image_id)
+            if image is None:
                 report["images_without_size"] += 1
                 continue
-            annotations = _annotations(entry, items, picture, attributes, names, report)
-            if not annotations:
+            objects = _objects(entry, items, image, attributes, names, report)
+            if not objects:
                 report["images_without_objects"] += 1
                 continue
-            records[image_id] = {
-                "image_id": image_id,
-                "file_name": picture.file_name,
-                "height": picture.height,
-                "width": picture.width,
-                "annotations": annotations,
-            }
+            records[image_id] = AnnotatedImage(image.file_name, image_id, image.height, image.width, objects)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
     return records
 
 
-def _annotations(
+def _objects(
     entry: dict[str, Any],
     items: list[dict[str, Any]],
-    picture: _Picture,
+    image: _ImageEntry,
     attributes: dict[int, list[str]],
     names: NameTable,
     report: Counter[str],
-) -> list[Record]:
-    """The objects of an image that are kept, merged where box and class are the same."""
+) -> tuple[AnnotatedObject, ...]:
+    """The objects of an image that are kept, merged where box and class are equal."""
     merged: dict[tuple[Box, int], set[int]] = {}
     for item in items:
         texts = item.get("names")
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{_name(entry, item)}: names: expected a list of names")
-        box = _clipped_box(item, picture, _name(entry, item))
+        box = _clipped_box(item, image, _name(entry, item))
         found = names.find_class(texts)
         if found is None:
             report["unknown_objects"] += 1
@@ -289,43 +276,42 @@ def _annotations(
         known = {names.attributes[text] for text in wanted if text in names.attributes}
         report["unknown_attributes"] += sum(text not in names.attributes for text in wanted)
         merged.setdefault((box, category), set()).update(known)
-    return [
-        {"bbox": list(box), "bbox_mode": _XYXY_ABS, "category_id": category, "attribute_ids": sorted(ids)}
-        for (box, category), ids in merged.items()
-    ]
+    return tuple(AnnotatedObject(box, category, tuple(sorted(ids))) for (box, category), ids in merged.items())
 
 
-def _clipped_box(item: dict[str, Any], picture: _Picture, where: str) -> Box:
+def _clipped_box(item: dict[str, Any], image: _ImageEntry, where: str) -> Box:
     values = [item.get(key) for key in ("x", "y", "w", "h")]
     if not all(isinstance(v, int | float) and not isinstance(v, bool) and isfinite(v) for v in values):
         raise ValueError(f"{where}: x, y, w, h: expected four numbers, not {values}")
-    x, y, w, h = map(float, values)  # type: ignore[arg-type]  # numbers, as was just seen
-    width, height = float(picture.width), float(picture.height)
+    x, y, w, h = map(float, values)  # type: ignore[arg-type]  # checked above
+    width, height = float(image.width), float(image.height)
     x1, x2 = (min(max(edge, 0.0), width) for edge in (x, x + w))
     y1, y2 = (min(max(edge, 0.0), height) for edge in (y, y + h))
     return x1, y1, x2, y2
 
 
-def _with_files(records: dict[int, Record], folder: Path, report: Counter[str]) -> dict[int, Record]:
-    """The records whose image is in the folder and has the announced size."""
-    kept: dict[int, Record] = {}
+def _with_files(
+    records: dict[int, AnnotatedImage], folder: Path, report: Counter[str]
+) -> dict[int, AnnotatedImage]:
+    """The records whose image file is in the folder and has the size that `image_data.json` says."""
+    kept: dict[int, AnnotatedImage] = {}
     first = ""
-    with Progress("look at images", len(records), "images") as bar:
+    with Progress("check image files", len(records), "images") as bar:
         for image_id, record in records.items():
-            size = _upright_size(folder / record["file_name"])
-            if size == (record["width"], record["height"]):
+            size = _upright_size(folder / record.file_name)
+            if size == (record.width, record.height):
                 kept[image_id] = record
             else:
-                first = first or record["file_name"]
+                first = first or record.file_name
                 report["images_missing" if size is None else "images_of_other_size"] += 1
             bar.advance()
     if not kept:
-        raise InputError(f"{folder}: holds no image of those annotated; expected {first}, for instance")
+        raise InputError(f"{folder}: holds none of the annotated images, for instance {first}")
     return kept
 
 
 def _upright_size(path: Path) -> tuple[int, int] | None:
-    """Width and height of an image, turned as its EXIF data says; None where there is no readable one."""
+    """Width and height of an image after its EXIF rotation; None if it cannot be read. Pixels are not decoded."""
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -335,7 +321,7 @@ def _upright_size(path: Path) -> tuple[int, int] | None:
     return (height, width) if turned else (width, height)
 
 
-def _count_lists(listed: dict[str, list[int]], records: dict[int, Record], report: Counter[str]) -> None:
+def _count_lists(listed: dict[str, list[int]], records: dict[int, AnnotatedImage], report: Counter[str]) -> None:
     all_listed = {image_id for ids in listed.values() for image_id in ids}
     report["images_unlisted"] += len(records.keys() - all_listed)
     report["listed_without_annotation"] += len(all_listed - records.keys())

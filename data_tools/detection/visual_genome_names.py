@@ -1,7 +1,8 @@
-"""From the free text of Visual Genome's annotators to classes and attributes.
+"""Maps the free text of Visual Genome's annotators to classes and attributes.
 
-The rules are those by which Anderson et al. (2018) made the data of the published detectors (`setup_vg.py` and
-`vg.py` of peteanderson80/bottom-up-attention), so that a detector trained here sees the same labels.
+The rules are those with which Anderson et al. (2018) prepared the training data of the published detectors
+(`setup_vg.py` and `vg.py` of peteanderson80/bottom-up-attention), so that a detector trained here sees the same
+labels.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from data_tools.detection.labels import Labels
 from data_tools.errors import InputError
 from data_tools.files import read_text
 
-# In front of a name these are attributes of the object: a "white dog" is a dog that is white.
+# Before a class name these are attributes of the object: a "white dog" is a dog with the attribute white.
 _COLOURS = (
     "white",
     "black",
@@ -31,13 +32,18 @@ ADJECTIVES = frozenset((*_COLOURS, "dark", "small", "large", "tall", "long", "wo
 
 @dataclass(frozen=True)
 class NameTable:
-    """Number of each class and attribute, by its name and by every other spelling of it."""
+    """Number of each class and attribute, by its name and by each alias."""
 
     classes: dict[str, int]
     attributes: dict[str, int]
 
     def find_class(self, names: list[str]) -> tuple[int, list[str]] | None:
-        """The class of an object, of its first name that has one, and the adjectives that stood before it."""
+        """Class number and adjectives of the first name that is a class, or a class after known adjectives.
+
+        >>> table = NameTable({"dog": 0}, {"white": 0})
+        >>> table.find_class(["White dog."]), table.find_class(["cat"])
+        ((0, ['white']), None)
+        """
         for name in map(clean, names):
             if name in self.classes:
                 return self.classes[name], []
@@ -48,7 +54,7 @@ class NameTable:
 
 
 def name_table(labels: Labels) -> NameTable:
-    """The table of a vocabulary."""
+    """The lookup table of a vocabulary with its aliases."""
     return NameTable(
         _numbers(labels.classes, labels.class_aliases), _numbers(labels.attributes, labels.attribute_aliases)
     )
@@ -63,12 +69,20 @@ def _numbers(names: list[str], aliases: dict[str, list[str]]) -> dict[str, int]:
 
 
 def clean(text: str) -> str:
-    """Lower case, no space around it, no full stop at the end."""
+    """Lower case, without surrounding space and without one final full stop.
+
+    >>> clean(" White dog. ")
+    'white dog'
+    """
     return text.lower().strip().removesuffix(".").strip()
 
 
 def split_attributes(text: str) -> list[str]:
-    """The attributes that an annotator wrote as one: "tall and green" is two, "black and white" is one."""
+    """Splits one entry of an annotator into attributes.
+
+    >>> split_attributes("Tall and green"), split_attributes("black and white")
+    (['tall', 'green'], ['black and white'])
+    """
     whole = clean(text)
     if whole == "black and white":
         return [whole]
@@ -76,10 +90,10 @@ def split_attributes(text: str) -> list[str]:
 
 
 def read_vocabularies(objects: Path, attributes: Path) -> Labels:
-    """Labels of two lists in the published form: a class a line, commas before its other spellings.
+    """Reads two lists in the published form: one name per line, followed by its aliases, with commas between.
 
     Raises:
-        InputError: a file is absent or empty, or a line has no name or repeats one.
+        InputError: a file is missing or empty, or a line has an empty name or repeats one.
     """
     classes, class_aliases = _read_vocabulary(objects)
     names, aliases = _read_vocabulary(attributes)
@@ -94,7 +108,7 @@ def _read_vocabulary(path: Path) -> tuple[list[str], dict[str, list[str]]]:
         spellings = [part.lower().strip() for part in line.split(",")]
         for spelling in spellings:
             if not spelling or spelling in seen:
-                problem = f"{spelling!r} is there twice" if spelling else "expected NAME,OTHER SPELLING,..."
+                problem = f"{spelling!r} is listed twice" if spelling else "expected NAME,ALIAS,..."
                 raise InputError(f"{path}, line {number}: {problem}")
             seen.add(spelling)
         names.append(spellings[0])

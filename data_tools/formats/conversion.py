@@ -1,6 +1,6 @@
-"""Converting region features between the store and the formats of other projects.
+"""Converting region features between the feature store and the formats of other projects.
 
-| format | what | holds beside features and ids |
+| format | files | content besides features and ids |
 | --- | --- | --- |
 | store | one HDF5 file | everything |
 | scan | `{split}_ims.npy` and `{split}_ids.txt` | nothing |
@@ -23,23 +23,22 @@ from data_tools.formats.npz import NpzSource, write_npz
 from data_tools.formats.scan import write_array
 from data_tools.formats.source import (
     ArraySource,
-    OfType,
     RegionSource,
     StoreSource,
-    chosen_images,
+    WithFeatureType,
     named_by_files,
     named_by_ids,
-    shape_of,
+    schema_of,
+    select_images,
 )
 from data_tools.formats.tsv import BUTD, LXMERT, TsvSource, tsv_layout, write_tsv
-from data_tools.store.features import ARRAY_ENDING, ScanFeatures, ScanFolder, open_features
+from data_tools.store.features import ARRAY_SUFFIX, ScanFeatures, ScanFolder, open_features
 from data_tools.store.parts import disk_errors
 from data_tools.store.reading import FeatureStore
 from data_tools.store.schema import REGION_COLUMNS, Block
 from data_tools.store.writing import write_store
 
-FORMATS = ("store", "scan", "butd", "lxmert", "milvlg")
-_HOLDS = {  # beside features and ids; `provenance` and `failures` are told apart from the columns
+_CONTENT = {  # of each format besides features and ids
     "store": {*REGION_COLUMNS, "image_sizes", "provenance", "failures"},
     "scan": set[str](),
     "butd": {*BUTD.columns, "image_sizes"},
@@ -50,14 +49,14 @@ _HOLDS = {  # beside features and ids; `provenance` and `failures` are told apar
 
 @dataclass(frozen=True)
 class Choices:
-    """What a conversion changes.
+    """Options of a conversion.
 
     Attributes:
-        dtype: of the written features, `float16` or `float32`; None keeps it.
-        ids: a file of the ids to convert, in the order to write; None is all of them.
-        to_ids: an `id_mapping.json` whose ids take the place of file names.
-        to_file_names: an `id_mapping.json` whose file names take the place of ids.
-        overwrite: replace files that are there.
+        dtype: of the written features, `float16` or `float32`; None keeps that of the source.
+        ids: a file with the ids of the images to convert, in this order; None converts all.
+        to_ids: an `id_mapping.json` by which file names are replaced by ids.
+        to_file_names: an `id_mapping.json` by which ids are replaced by file names.
+        overwrite: whether to replace existing files.
     """
 
     dtype: str | None = None
@@ -68,8 +67,8 @@ class Choices:
 
 
 @dataclass
-class Conversion:
-    """What was written, and one line for each thing that the reader of it should know."""
+class ConversionResult:
+    """Files, counts and feature type of what was written, and one line per thing that the user should know."""
 
     files: list[Path] = field(default_factory=list)
     images: int = 0
@@ -79,37 +78,43 @@ class Conversion:
     notes: list[str] = field(default_factory=list)
 
 
-def convert(source_path: Path, target: Path, to: str | None = None, choices: Choices = Choices()) -> Conversion:
-    """Convert `source_path` to `target`, in the format `to` or the one that the target's name says.
+def convert(
+    source_path: Path, target: Path, to: str | None = None, choices: Choices = Choices()
+) -> ConversionResult:
+    """Convert region features; images are read, converted and written one at a time.
 
-    Images are read, converted and written one at a time. A target that is a folder gets, in the format `scan`,
-    an array for each split whose `{split}_ids.txt` lies in it.
+    Args:
+        source_path: a store, SCAN's `.npy` or a folder of them, a TSV, or a folder of `.npz` archives.
+        target: the file or folder to write. For the format `scan` it may be a folder: each split whose
+            `{split}_ids.txt` is in it is written as one array.
+        to: the format: store, scan, butd, lxmert or milvlg; None derives it from the name of `target`.
+        choices: options.
 
     Raises:
-        InputError: the source is malformed, lacks an image that was asked for, or does not fit the format.
-        UsageError: the format is not clear, needs what the source does not have, or the target is there.
+        InputError: the source is malformed, lacks an image that `ids` names, or does not fit the format.
+        UsageError: the format is not clear or needs data that the source lacks, or the target exists.
     """
     kind = to or _format_of(target)
     source: RegionSource = open_source(source_path)
     if choices.to_ids:
         source = named_by_ids(source, choices.to_ids)
     if choices.ids:
-        source = chosen_images(source, list(dict.fromkeys(read_ids(choices.ids))))
+        source = select_images(source, list(dict.fromkeys(read_ids(choices.ids))))
     if choices.to_file_names:
         source = named_by_files(source, choices.to_file_names)
     dtype = np.dtype(choices.dtype) if choices.dtype else source.dtype
     if kind in ("butd", "lxmert"):
         if choices.dtype == "float16":
-            raise UsageError(f"a {kind} TSV holds float32; --dtype float16 does not go with it")
+            raise UsageError(f"a {kind} TSV holds float32; fix: leave out --dtype float16")
         dtype = np.dtype("float32")
-    result = Conversion(dim=source.dim, dtype=dtype.name, notes=[*source.notes, *_losses(source, kind)])
+    result = ConversionResult(dim=source.dim, dtype=dtype.name, notes=[*source.notes, *_losses(source, kind)])
     targets = list(_targets(target, kind, source))
     for path, _ in targets:
         if (path.is_file() or (path.is_dir() and any(path.iterdir()))) and not choices.overwrite:
-            raise UsageError(f"{path}: is there already; --overwrite replaces it")
+            raise UsageError(f"{path}: exists; fix: give another name, or --overwrite to replace it")
     for path, images in targets:
         with Progress("convert", len(images.image_ids), "images") as bar:
-            _write(kind, path, OfType(images, dtype), bar.advance)
+            _write(kind, path, WithFeatureType(images, dtype), bar.advance)
         result.files.append(path)
         result.images += len(images.image_ids)
         result.regions += int(images.counts.sum())
@@ -117,7 +122,7 @@ def convert(source_path: Path, target: Path, to: str | None = None, choices: Cho
 
 
 def open_source(path: Path) -> RegionSource:
-    """The source that a file or folder is; `InputError` where it is none."""
+    """Open a file or folder of any format; `InputError` if it is in none of them or damaged."""
     if path.is_dir() and any(path.glob("*.npz")):
         return NpzSource(path)
     if path.suffix.lower() == ".tsv":
@@ -136,31 +141,31 @@ def _format_of(target: Path) -> str:
     if suffix == ".npy":
         return "scan"
     kinds = "butd or lxmert" if suffix == ".tsv" else "milvlg or scan" if not suffix else "one of the formats"
-    raise UsageError(f"{target}: its name does not say what to write; give --to {kinds}")
+    raise UsageError(f"{target}: the name does not determine the format; fix: give --to {kinds}")
 
 
 def _losses(source: RegionSource, kind: str) -> list[str]:
-    """What of the source the format cannot hold, in one line."""
+    """One line about the data of the source that the format cannot hold; empty if there is none."""
     had = [*source.region_columns, *(["image_sizes"] if source.has_image_sizes else [])]
     had += ["provenance"] if source.provenance else []
     had += ["failures"] if source.failures else []
-    lost = [name for name in had if name not in _HOLDS[kind]]
-    return [f"{kind} cannot hold {', '.join(lost)}: left out"] if lost else []
+    lost = [name for name in had if name not in _CONTENT[kind]]
+    return [f"left out, because {kind} cannot hold it: {', '.join(lost)}"] if lost else []
 
 
 def _targets(target: Path, kind: str, source: RegionSource) -> Iterator[tuple[Path, RegionSource]]:
-    """Each file to write (or the one folder) and the images that go there."""
+    """Each file or folder to write, with its images."""
     if kind != "scan" or target.suffix == ".npy":
         yield target, source
         return
     lists = sorted(target.glob("*_ids.txt"))
     if not lists:
         raise UsageError(
-            f"{target}: found no {{split}}_ids.txt there; name an array, for instance dev{ARRAY_ENDING}"
+            f"{target}: holds no {{split}}_ids.txt; fix: give the name of an array, for instance dev{ARRAY_SUFFIX}"
         )
     for path in lists:
-        images = chosen_images(source, list(dict.fromkeys(read_ids(path))))
-        yield target / f"{path.name.removesuffix('_ids.txt')}{ARRAY_ENDING}", images
+        images = select_images(source, list(dict.fromkeys(read_ids(path))))
+        yield target / f"{path.name.removesuffix('_ids.txt')}{ARRAY_SUFFIX}", images
 
 
 def _write(kind: str, path: Path, source: RegionSource, advance: Callable[[], None]) -> None:
@@ -172,7 +177,7 @@ def _write(kind: str, path: Path, source: RegionSource, advance: Callable[[], No
         with replacing(path) as temporary, disk_errors():
             if kind == "store":
                 attributes = _provenance(source)
-                write_store(temporary, _blocks(source, advance), shape_of(source), attributes)
+                write_store(temporary, _blocks(source, advance), schema_of(source), attributes)
             else:
                 write_tsv(temporary, source, tsv_layout(kind), advance)
 

@@ -1,7 +1,7 @@
-"""The per-image archives of MILVLG's bottom-up-attention.pytorch: `{image}.npz`.
+"""The archives of MILVLG's bottom-up-attention.pytorch, one per image: `{image}.npz`.
 
-`x` (K, D) float32, `bbox` (K, 4) float32, `num_bbox`, `image_h`, `image_w`. Its `info` is a pickled dictionary
-(classes, scores) and is never loaded.
+Arrays: `x` (K, D) float32, `bbox` (K, 4) float32, `num_bbox`, `image_h`, `image_w`. The entry `info` is a pickled
+dictionary (classes, scores) and is never loaded.
 """
 
 import io
@@ -12,34 +12,35 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.errors import InputError, UsageError
+from data_tools.errors import InputError, UsageError, one_line
 from data_tools.files import replace_file
-from data_tools.formats.source import Description, RegionSource
+from data_tools.formats.source import RegionSource
 from data_tools.store.schema import Block
 
 
-class NpzSource(Description):
-    """The archives of a folder, by name; the names without `.npz` are the ids.
+class NpzSource(RegionSource):
+    """The archives of a folder in the order of their names, which without `.npz` are the ids.
 
-    The first pass reads the headers of the arrays, not the arrays.
+    Opening it reads the headers of the arrays only.
 
     Raises:
-        InputError: the folder has no archive, or one lacks an array, has others than announced, or is damaged.
+        InputError: the folder has no archive, or one is damaged, lacks an array or differs from the first one in
+            feature dimension, type or image size.
     """
 
     def __init__(self, folder: Path) -> None:
         self._files = sorted(folder.glob("*.npz"))
         if not self._files:
-            raise InputError(f"{folder}: found no archives (*.npz) there")
+            raise InputError(f"{folder}: holds no archive (*.npz)")
         counts, first = [], None
         for file in self._files:
-            kind = _kind(file)
-            first = first or kind
-            if kind[1:] != first[1:]:
+            layout = _read_layout(file)
+            first = first or layout
+            if layout[1:] != first[1:]:
                 raise InputError(
-                    f"{file}: {_describe(*kind[1:])}; {self._files[0].name} has {_describe(*first[1:])}"
+                    f"{file}: {_layout_text(*layout[1:])}; {self._files[0].name} has {_layout_text(*first[1:])}"
                 )
-            counts.append(kind[0])
+            counts.append(layout[0])
         assert first is not None
         _, dim, dtype, has_sizes = first
         super().__init__(
@@ -50,11 +51,11 @@ class NpzSource(Description):
             dtype,
             region_columns=("boxes",),
             has_image_sizes=has_sizes,
-            notes=[f"{folder}: the pickled info of the archives is not read: no classes, no scores"],
+            notes=[f"{folder}: without classes and scores: the pickled info of the archives is not read"],
         )
 
     def image(self, row: int) -> Block:
-        """One image."""
+        """One image; see `RegionSource.image`."""
         file, count = self._files[row], int(self.counts[row])
         names = ["x", "bbox", *(["image_h", "image_w"] if self.has_image_sizes else [])]
         found = {name: _array(file, name) for name in names}
@@ -70,17 +71,22 @@ class NpzSource(Description):
 
 
 def write_npz(folder: Path, source: RegionSource, advance: Callable[[], None]) -> None:
-    """Write an archive for each image into `folder`.
+    """Write one archive per image into `folder`.
+
+    Args:
+        folder: created if it does not exist.
+        source: the images; they need boxes and image sizes.
+        advance: called after each image.
 
     Raises:
         UsageError: the source has no boxes or no image sizes.
-        InputError: an id is no name for a file.
+        InputError: an id cannot be a file name.
     """
     if "boxes" not in source.region_columns or not source.has_image_sizes:
-        raise UsageError(f"{source.path}: MILVLG's archives need boxes and image_sizes, which are not there")
+        raise UsageError(f"{source.path}: lacks boxes or image_sizes, which MILVLG's archives need")
     for image_id in source.image_ids:
         if image_id in (".", "..") or any(mark in image_id for mark in "/\\\0") or len(image_id.encode()) > 240:
-            raise InputError(f"{source.path}: image {image_id!r}: the id is no name for a file")
+            raise InputError(f"{source.path}: image {image_id!r}: the id cannot be a file name")
     for row, image_id in enumerate(source.image_ids):
         block = source.image(row)
         assert block.image_sizes is not None
@@ -97,13 +103,13 @@ def write_npz(folder: Path, source: RegionSource, advance: Callable[[], None]) -
         advance()
 
 
-def _kind(file: Path) -> tuple[int, int, np.dtype, bool]:
-    """Regions, dimension, type of features and whether there is an image size, from the headers."""
+def _read_layout(file: Path) -> tuple[int, int, np.dtype, bool]:
+    """Number of regions, feature dimension, feature type and whether there is an image size, from the headers."""
     with _archive(file) as archive:
         names = {name.removesuffix(".npy") for name in archive.namelist()}
         missing = [name for name in ("x", "bbox") if name not in names]
         if missing:
-            raise InputError(f"{file}: holds no {' and no '.join(missing)}; it has {', '.join(sorted(names))}")
+            raise InputError(f"{file}: lacks {' and '.join(missing)}; it has {', '.join(sorted(names))}")
         shape, dtype = _header(file, archive, "x")
     if len(shape) != 2 or dtype.kind != "f" or dtype.itemsize > 4:
         raise InputError(f"{file}: x: expected floats of shape (regions, dim), found {dtype} {shape}")
@@ -116,7 +122,7 @@ def _archive(file: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)
     except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{file}: not a NumPy archive: {error}") from None
+        raise InputError(f"{file}: not a NumPy archive: {one_line(error)}") from None
 
 
 def _header(file: Path, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
@@ -128,8 +134,8 @@ def _header(file: Path, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int,
             )
             shape, _, dtype = read(member)
             return shape, dtype
-    except Exception as error:  # a damaged member raises almost anything: zlib's errors, struct's, ValueError
-        raise InputError(f"{file}: {name}: damaged: {' '.join(str(error).split())}") from None
+    except Exception as error:  # a damaged member raises errors of zlib and struct, ValueError and others
+        raise InputError(f"{file}: {name}: damaged: {one_line(error)}") from None
 
 
 def _array(file: Path, name: str) -> np.ndarray:
@@ -140,7 +146,7 @@ def _array(file: Path, name: str) -> np.ndarray:
     except InputError:
         raise
     except Exception as error:  # see `_header`
-        raise InputError(f"{file}: {name}: damaged: {' '.join(str(error).split())}") from None
+        raise InputError(f"{file}: {name}: damaged: {one_line(error)}") from None
 
 
 def _number(file: Path, name: str, array: np.ndarray) -> int:
@@ -149,5 +155,5 @@ def _number(file: Path, name: str, array: np.ndarray) -> int:
     return int(array.reshape(()))
 
 
-def _describe(dim: int, dtype: np.dtype, has_sizes: bool) -> str:
+def _layout_text(dim: int, dtype: np.dtype, has_sizes: bool) -> str:
     return f"{dtype} features of {dim} numbers, {'with' if has_sizes else 'without'} image sizes"

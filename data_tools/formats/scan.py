@@ -12,10 +12,16 @@ from data_tools.formats.source import RegionSource
 
 
 def write_array(path: Path, source: RegionSource, advance: Callable[[], None]) -> None:
-    """Write the features of `source` as one array and their ids beside it, unless they are there.
+    """Write the features of `source` as one array, and their ids beside it unless that file exists.
+
+    Args:
+        path: `{split}_ims.npy`; the ids are in `{split}_ids.txt`, one per line.
+        source: N images with K regions each.
+        advance: called after each image.
 
     Raises:
-        InputError: images have different numbers of regions, or the ids beside the array are other ones.
+        InputError: there is no image, images have different numbers of regions, or the existing file of ids
+            differs.
     """
     if not len(source.counts):
         raise InputError(f"{source.path}: holds no image")
@@ -24,13 +30,13 @@ def write_array(path: Path, source: RegionSource, advance: Callable[[], None]) -
     if len(other):
         first, second = source.image_ids[0], source.image_ids[other[0]]
         raise InputError(
-            f"{source.path}: an array needs equally many regions: image {first} has {regions}, "
+            f"{source.path}: an array needs equal numbers of regions; image {first} has {regions}, "
             f"image {second} has {source.counts[other[0]]}"
         )
     ids_file = path.with_name(path.name.removesuffix(".npy").removesuffix("_ims") + "_ids.txt")
     if ids_file.is_file():
         if list(dict.fromkeys(read_ids(ids_file))) != source.image_ids:
-            raise InputError(f"{ids_file}: names other images than the array would hold; give --ids {ids_file}")
+            raise InputError(f"{ids_file}: differs from the ids of the array to write; fix: give --ids {ids_file}")
     else:
         replace_file(ids_file, "".join(f"{image_id}\n" for image_id in source.image_ids).encode())
     stored = source.dtype.newbyteorder("<")

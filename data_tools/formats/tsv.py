@@ -1,7 +1,7 @@
-"""Region features in tab-separated text: the TSV of bottom-up attention and that of LXMERT.
+"""Region features in tab-separated text: the TSV files of bottom-up attention and of LXMERT.
 
-A row is an image; arrays are base64 of little-endian numbers. Files reach 100 GB: a first pass notes where each
-row lies and checks its lengths, and a row is decoded only when it is asked for.
+One row per image; arrays are little-endian numbers in base64. Files reach 100 GB: a first pass records the
+position of each row and checks its lengths, and a row is decoded when it is asked for.
 """
 
 import base64
@@ -14,24 +14,31 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.console import Progress
-from data_tools.errors import InputError, UsageError
-from data_tools.formats.source import Description, RegionSource
+from data_tools.errors import InputError, UsageError, one_line
+from data_tools.formats.source import RegionSource
 from data_tools.store.schema import Block
 
-LONGEST_ROW = 64 << 20  # bytes: forty times a row of 100 regions; a file without line ends must not fill memory
+MAX_ROW_BYTES = 64 << 20  # forty times a row of 100 regions; bounds the memory for a file without line ends
 
 
 @dataclass(frozen=True)
 class TsvLayout:
-    """The fields of a row. `arrays` gives for each field of base64 its type, numbers a region, and column."""
+    """The fields of a row.
+
+    Attributes:
+        name: butd or lxmert.
+        fields: names of all fields in order.
+        arrays: for each base64 field its type, numbers per region, and column of the store. The numbers per region
+            are 0 for the features, whose dimension is that of the file.
+    """
 
     name: str
     fields: tuple[str, ...]
-    arrays: dict[str, tuple[str, int, str]]  # numbers a region: 0 for the features, whose width the file decides
+    arrays: dict[str, tuple[str, int, str]]
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The store's columns that a row holds beside the features."""
+        """The columns of the store that a row has besides the features."""
         return tuple(column for _, width, column in self.arrays.values() if width)
 
 
@@ -60,21 +67,21 @@ _LAYOUTS = {len(layout.fields): layout for layout in (BUTD, LXMERT)}
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a row lies."""
+    """Position of a row: bytes from the start of the file, bytes, and line number."""
 
     offset: int
     length: int
     line: int
 
 
-class TsvSource(Description):
-    """The rows of a TSV of either layout; a header and Windows line ends are accepted.
+class TsvSource(RegionSource):
+    """The rows of a TSV in either layout; a header row and Windows line ends are accepted.
 
-    A row that is there twice, byte for byte, counts once (the published files have such rows).
+    A row that is repeated byte for byte counts once; the published files have such rows.
 
     Raises:
-        InputError: the file is empty or a row is malformed or cut short (the line is named), or two rows of
-            one image differ.
+        InputError: the file is empty, a row is malformed or truncated, or two rows of one image differ; the
+            message gives the line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,14 +99,14 @@ class TsvSource(Description):
                 if seen[image_id][1] != digest:
                     raise InputError(
                         f"{path}, line {place.line}: image {image_id} is on line {seen[image_id][0]} too, "
-                        "with other contents"
+                        "with different content"
                     )
                 repeated += 1
                 continue
             seen[image_id] = place.line, digest
             if count and dim not in (0, width):
                 raise InputError(
-                    f"{path}, line {place.line}: {width} numbers a region; the rows before have {dim}"
+                    f"{path}, line {place.line}: {width} numbers per region; the rows before have {dim}"
                 )
             dim = dim or width
             ids.append(image_id)
@@ -115,12 +122,12 @@ class TsvSource(Description):
             np.dtype("float32"),
             region_columns=self.layout.columns,
             has_image_sizes=True,
-            notes=[f"{path}: {repeated} rows are there twice; each counts once"] if repeated else [],
+            notes=[f"{path}: {repeated} repeated rows were skipped"] if repeated else [],
         )
         self._file = path.open("rb")
 
     def image(self, row: int) -> Block:
-        """One image."""
+        """One image; see `RegionSource.image`."""
         place, count = self._places[row], int(self.counts[row])
         self._file.seek(place.offset)
         fields = _split(self._file.read(place.length), self.layout)
@@ -139,16 +146,22 @@ class TsvSource(Description):
 
 
 def write_tsv(path: Path, source: RegionSource, layout: TsvLayout, advance: Callable[[], None]) -> None:
-    """Write the images of `source` as rows of `layout`; `path` is written in place.
+    """Write the images of `source` as rows of `layout`.
+
+    Args:
+        path: written in place; the caller renames it.
+        source: the images; they need the columns of the layout and image sizes.
+        layout: `BUTD` or `LXMERT`.
+        advance: called after each image.
 
     Raises:
-        UsageError: the source lacks something that a row must have.
+        UsageError: the source lacks a column or image sizes.
         InputError: an id holds a tab or a line break.
     """
-    lacking = [name for name in layout.columns if name not in source.region_columns]
-    lacking += [] if source.has_image_sizes else ["image_sizes"]
-    if lacking:
-        raise UsageError(f"{source.path}: a {layout.name} TSV needs {', '.join(lacking)}, which are not there")
+    missing = [name for name in layout.columns if name not in source.region_columns]
+    missing += [] if source.has_image_sizes else ["image_sizes"]
+    if missing:
+        raise UsageError(f"{source.path}: lacks {', '.join(missing)}, which a {layout.name} TSV needs")
     with path.open("wb") as file:
         for row in range(len(source.image_ids)):
             file.write(_row(source.image(row), layout, source.path))
@@ -158,7 +171,7 @@ def write_tsv(path: Path, source: RegionSource, layout: TsvLayout, advance: Call
 def _row(block: Block, layout: TsvLayout, path: Path) -> bytes:
     image_id = block.image_ids[0]
     if any(character in image_id for character in "\t\r\n"):
-        raise InputError(f"{path}: image {image_id!r}: a TSV cannot hold tabs and line breaks in ids")
+        raise InputError(f"{path}: image {image_id!r}: a TSV cannot hold an id with a tab or a line break")
     assert block.image_sizes is not None
     height, width = _size_fields(layout)
     values = {
@@ -178,18 +191,18 @@ def _size_fields(layout: TsvLayout) -> tuple[str, str]:
 
 
 def _layout_of(path: Path) -> tuple[TsvLayout, int]:
-    """The layout that the first row has, and where the first row of data begins."""
+    """The layout of the first row, and the position of the first row of data in bytes."""
     try:
         with path.open("rb") as file:
-            line = file.readline(LONGEST_ROW)
+            line = file.readline(MAX_ROW_BYTES)
             after = file.tell()
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
+        raise InputError(f"{path}: {one_line(error)}") from None
     start = 3 if line.startswith(b"\xef\xbb\xbf") else 0
     fields = line[start:].rstrip(b"\r\n").split(b"\t")
     layout = _LAYOUTS.get(len(fields))
     if not line.strip() or layout is None:
-        found = "an empty file" if not line.strip() else f"{len(fields)} field(s)"
+        found = "an empty line" if not line.strip() else f"{len(fields)} field(s)"
         raise InputError(
             f"{path}, line 1: expected the {len(BUTD.fields)} fields of a bottom-up-attention TSV or the "
             f"{len(LXMERT.fields)} of LXMERT's, found {found}"
@@ -202,10 +215,10 @@ def _rows(path: Path, first: int) -> Iterator[tuple[_Place, bytes]]:
     with path.open("rb") as file:
         file.seek(first)
         offset, line = first, 1 if first in (0, 3) else 2
-        while content := file.readline(LONGEST_ROW):
-            if len(content) == LONGEST_ROW:
+        while content := file.readline(MAX_ROW_BYTES):
+            if len(content) == MAX_ROW_BYTES:
                 raise InputError(
-                    f"{path}, line {line}: longer than {LONGEST_ROW >> 20} MiB; the line ends are lost"
+                    f"{path}, line {line}: longer than {MAX_ROW_BYTES >> 20} MiB; line ends are missing"
                 )
             row = content.rstrip(b"\r\n")
             if row:
@@ -215,7 +228,7 @@ def _rows(path: Path, first: int) -> Iterator[tuple[_Place, bytes]]:
 
 
 def _indexed(path: Path, first: int) -> Iterator[tuple[_Place, bytes]]:
-    """The rows, with a bar that says how much of a long file is read."""
+    """The rows, with a progress bar in MiB."""
     with Progress("index", path.stat().st_size >> 20, "MiB") as bar:
         done = 0
         for place, row in _rows(path, first):
@@ -230,13 +243,13 @@ def _split(row: bytes, layout: TsvLayout) -> dict[str, bytes]:
 
 
 def _measure(path: Path, line: int, row: bytes, layout: TsvLayout) -> tuple[str, int, int]:
-    """Id, number of regions and numbers a region of a row whose lengths agree."""
+    """Image id, number of regions and feature dimension of a row; `InputError` if its lengths disagree."""
     where = f"{path}, line {line}"
     parts = row.split(b"\t")
     if len(parts) != len(layout.fields):
         raise InputError(
             f"{where}: {len(parts)} fields, expected {len(layout.fields)} ({' '.join(layout.fields)}); "
-            "the row may be cut short"
+            "the row may be truncated"
         )
     fields = dict(zip(layout.fields, parts, strict=True))
     try:
@@ -259,14 +272,14 @@ def _measure(path: Path, line: int, row: bytes, layout: TsvLayout) -> tuple[str,
             )
         if not width:
             if length % (max(count, 1) * item) or bool(length) != bool(count):
-                raise InputError(f"{where}: {name}: {length} bytes are no whole rows of {count} regions")
+                raise InputError(f"{where}: {name}: {length} bytes cannot be divided into {count} regions")
             dim = length // (max(count, 1) * item)
     return image_id, count, dim
 
 
 def _decoded_length(where: str, name: str, text: bytes) -> int:
     if len(text) % 4:
-        raise InputError(f"{where}: {name}: {len(text)} characters are no base64; the row may be cut short")
+        raise InputError(f"{where}: {name}: {len(text)} characters are not base64; the row may be truncated")
     padding = len(text[-2:]) - len(text[-2:].rstrip(b"="))
     return len(text) // 4 * 3 - padding
 
@@ -275,13 +288,13 @@ def _decode(path: Path, line: int, name: str, text: bytes, dtype: str) -> np.nda
     try:
         values = np.frombuffer(binascii.a2b_base64(text, strict_mode=True), dtype)
     except (binascii.Error, ValueError) as error:
-        raise InputError(f"{path}, line {line}: {name}: not base64: {error}") from None
+        raise InputError(f"{path}, line {line}: {name}: not base64: {one_line(error)}") from None
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def _as_int32(path: Path, line: int, name: str, values: np.ndarray) -> np.ndarray:
     if len(values) and not (values.min() >= -(2**31) and values.max() < 2**31):
-        raise InputError(f"{path}, line {line}: {name}: {values.max()} is no number of a class")
+        raise InputError(f"{path}, line {line}: {name}: {values.max()} is outside the range of int32")
     return values.astype(np.int32)
 
 
@@ -290,5 +303,5 @@ def _excerpt(text: bytes) -> str:
 
 
 def tsv_layout(name: str) -> TsvLayout:
-    """The layout of that name."""
+    """The layout with this name, butd or lxmert."""
     return {layout.name: layout for layout in (BUTD, LXMERT)}[name]

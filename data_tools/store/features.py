@@ -1,6 +1,6 @@
-"""Reading region features, from an HDF5 store or from SCAN's arrays, image by image or a batch at a time.
+"""Reading region features from an HDF5 store or from SCAN's arrays, by image or by batch.
 
-Shapes: N images, M regions in all, K regions of one image, D feature dimension.
+Shapes: N images, K regions of one image, D feature dimension, n images of a request.
 """
 
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from typing import Protocol
 import numpy as np
 
 from data_tools.captions.splits import Split, read_ids
-from data_tools.errors import InputError, UsageError
+from data_tools.errors import InputError, UsageError, one_line
 from data_tools.layout import STORE_NAME
-from data_tools.store.reading import FeatureStore, buffer_rows, rows_of
+from data_tools.store.reading import FeatureStore, buffer_rows, find_rows
 
-ARRAY_ENDING = "_ims.npy"
+ARRAY_SUFFIX = "_ims.npy"
 _SPLITS_FIRST = ("train", "dev", "testall", "test")  # the order in which a folder's arrays are read
 
 
 class RegionFeatures(Protocol):
-    """What `chan` knows of features, whatever file they lie in. Readers may be sent to other processes."""
+    """Region features of N images in any file format. Readers can be pickled and used in other processes."""
 
     @property
     def image_ids(self) -> list[str]:
@@ -39,32 +39,38 @@ class RegionFeatures(Protocol):
 
     @property
     def provenance(self) -> dict[str, str]:
-        """How the features were made; empty where the file does not say."""
+        """How the features were made; empty if the file does not say."""
 
     def __len__(self) -> int:
         """N."""
 
     def rows(self, image_ids: Sequence[str]) -> np.ndarray:
-        """(n,) int64: the rows that hold these images; `InputError` names a missing one."""
+        """(n,) int64: the row of each of these images; `InputError` names one that is missing."""
 
     def read(self, row: int) -> np.ndarray:
-        """(K, D) float16 or float32: the features of an image's regions."""
-
-    def features(self, row: int) -> np.ndarray:
-        """(K, D): the same as `read`."""
+        """(K, D) float16 or float32: the region features of one image."""
 
     def gather(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """(sum of the counts of `rows`, D): the features of these images, in the first rows of `out` if given."""
+        """(sum of the counts of `rows`, D): the region features of several images, one image after the other.
+
+        With `out` they are written to its first rows, which are returned; see `FeatureStore.gather`.
+        """
 
     def boxes(self, row: int) -> np.ndarray | None:
-        """(K, 4) float32 x1 y1 x2 y2 in pixels of the upright original; None where the file has none."""
+        """(K, 4) float32 x1 y1 x2 y2 in pixels of the upright original; None if the file has no boxes."""
 
 
 class ScanFeatures:
-    """SCAN's `{split}_ims.npy`, (images, K, D), read in place through a memory map.
+    """SCAN's `{split}_ims.npy`, an array (images, K, D) that is read through a memory map.
 
-    The array has a row for each image of the split, or a row for each caption (five equal ones an image).
-    Without `split` the ids come from `{split}_ids.txt` beside the array.
+    The array has one row per image of the split, or one row per caption with five equal rows per image.
+
+    Args:
+        path: the array.
+        split: the images of the array; None reads their ids from `{split}_ids.txt` beside it.
+
+    Raises:
+        InputError: the file is not an array of floats with three dimensions, or its rows do not fit the ids.
     """
 
     provenance: dict[str, str] = {}  # noqa: RUF012 - a constant of the format
@@ -82,7 +88,7 @@ class ScanFeatures:
         return self.path, self._split
 
     def __setstate__(self, state: tuple[Path, Split | None]) -> None:
-        self.__init__(*state)  # type: ignore[misc]  # a memory map is opened anew in each process
+        self.__init__(*state)  # type: ignore[misc]  # each process opens its own memory map
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -94,7 +100,7 @@ class ScanFeatures:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the features, in the machine's byte order."""
+        """Of the features, in native byte order."""
         return self._array.dtype.newbyteorder("=")
 
     @property
@@ -103,19 +109,15 @@ class ScanFeatures:
         return np.full(len(self.image_ids), self._array.shape[1], dtype=np.int64)
 
     def rows(self, image_ids: Sequence[str]) -> np.ndarray:
-        """(n,) int64: positions of these ids in the split."""
-        return rows_of(image_ids, self._positions, self.path)
+        """(n,) int64: the row of each of these images; `InputError` names one that is missing."""
+        return find_rows(image_ids, self._positions, self.path)
 
     def read(self, row: int) -> np.ndarray:
-        """(K, D): the features of an image's regions."""
+        """(K, D): the region features of one image."""
         return np.array(self._array[self._first[row]], dtype=self.dtype)
 
-    def features(self, row: int) -> np.ndarray:
-        """(K, D): the same as `read`."""
-        return self.read(row)
-
     def gather(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """(n * K, D): the features of these images' regions; see `FeatureStore.gather`."""
+        """(n * K, D): the region features of these images; see `FeatureStore.gather`."""
         regions = self._array.shape[1]
         filled = buffer_rows(out, len(rows) * regions, self.dim, self.dtype)
         for position, row in enumerate(self._first[np.asarray(rows, dtype=np.int64)].tolist()):
@@ -128,26 +130,29 @@ class ScanFeatures:
 
 
 class ScanFolder:
-    """All arrays of a folder, `{split}_ims.npy` with their ids, as one collection.
+    """All arrays `{split}_ims.npy` of a folder, with the ids beside them, as one collection.
 
-    An image that several splits hold (COCO's `test` is a part of `testall`) is there once, from the first of
-    train, dev, testall, test and the others by name.
+    An image of several splits (COCO's `test` is part of `testall`) is taken from the first of train, dev, testall,
+    test and the other splits in the order of their names.
+
+    Raises:
+        InputError: the folder has no array, one is malformed, or they differ in feature dimension.
     """
 
     provenance: dict[str, str] = {}  # noqa: RUF012 - a constant of the format
 
     def __init__(self, folder: Path) -> None:
         self.path = folder
-        names = sorted(path.name.removesuffix(ARRAY_ENDING) for path in folder.glob(f"*{ARRAY_ENDING}"))
+        names = sorted(path.name.removesuffix(ARRAY_SUFFIX) for path in folder.glob(f"*{ARRAY_SUFFIX}"))
         if not names:
-            raise InputError(f"{folder}: found no arrays (*{ARRAY_ENDING}) there")
+            raise InputError(f"{folder}: holds no array (*{ARRAY_SUFFIX})")
         order = [name for name in _SPLITS_FIRST if name in names]
         order += [name for name in names if name not in _SPLITS_FIRST]
-        self.arrays = [ScanFeatures(folder / f"{name}{ARRAY_ENDING}") for name in order]
+        self.arrays = [ScanFeatures(folder / f"{name}{ARRAY_SUFFIX}") for name in order]
         for array in self.arrays:
             if array.dim != self.dim:
                 raise InputError(
-                    f"{array.path}: {array.dim} numbers a region; {self.arrays[0].path} has {self.dim}"
+                    f"{array.path}: {array.dim} numbers per region; {self.arrays[0].path} has {self.dim}"
                 )
         self._places: dict[str, tuple[int, int]] = {}  # id -> array, row
         for number, array in enumerate(self.arrays):
@@ -177,20 +182,16 @@ class ScanFolder:
         return regions[np.array([number for number, _ in self._table], dtype=np.int64)]
 
     def rows(self, image_ids: Sequence[str]) -> np.ndarray:
-        """(n,) int64: the rows that hold these images; `InputError` names a missing one."""
-        return rows_of(image_ids, self._positions, self.path)
+        """(n,) int64: the row of each of these images; `InputError` names one that is missing."""
+        return find_rows(image_ids, self._positions, self.path)
 
     def read(self, row: int) -> np.ndarray:
-        """(K, D): the features of an image's regions."""
+        """(K, D): the region features of one image."""
         number, place = self._table[row]
         return self.arrays[number].read(place)
 
-    def features(self, row: int) -> np.ndarray:
-        """(K, D): the same as `read`."""
-        return self.read(row)
-
     def gather(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """(sum of the counts of `rows`, D): see `FeatureStore.gather`."""
+        """(sum of the counts of `rows`, D): the region features of these images; see `FeatureStore.gather`."""
         filled = buffer_rows(out, int(self.counts[np.asarray(rows, dtype=np.int64)].sum()), self.dim, self.dtype)
         first = 0
         for row in rows:
@@ -205,33 +206,48 @@ class ScanFolder:
 
 
 def open_features(source: Path | str, split: Split | None = None) -> RegionFeatures:
-    """The reader of a features file or folder.
+    """Open region features for reading.
 
-    A file that ends in `.npy` is SCAN's array, of `split` or of the ids beside it; any other file is an HDF5
-    store, virtual or not; a folder holds one or the other (with `split`: the array of that split).
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> np.save(Path(folder.name, "dev_ims.npy"), np.ones((2, 36, 2048), np.float32))
+    >>> _ = Path(folder.name, "dev_ids.txt").write_text("7\\n3\\n")
+    >>> features = open_features(folder.name)
+    >>> features.image_ids, features.dim
+    (['7', '3'], 2048)
+    >>> features.read(features.rows(["3"])[0]).shape
+    (36, 2048)
+    >>> features.gather(features.rows(["3", "7"])).shape
+    (72, 2048)
+    >>> folder.cleanup()
+
+    Args:
+        source: an HDF5 feature store, virtual or not; SCAN's array (`.npy`); or a folder that holds a store or
+            arrays, of which `split` selects one.
+        split: the images of an array; None reads their ids from the file beside it.
 
     Raises:
-        InputError: there is nothing of the kind, or it is damaged or inconsistent.
+        InputError: there are no such features, or they are damaged or inconsistent.
         UsageError: a folder holds both a store and arrays.
     """
     source = Path(source)
     if not source.is_dir():
         return ScanFeatures(source, split) if source.suffix == ".npy" else FeatureStore(source)
-    has_store, arrays = (source / STORE_NAME).is_file(), any(source.glob(f"*{ARRAY_ENDING}"))
+    has_store, arrays = (source / STORE_NAME).is_file(), any(source.glob(f"*{ARRAY_SUFFIX}"))
     if has_store and arrays:
-        raise UsageError(f"{source}: holds both {STORE_NAME} and *{ARRAY_ENDING}; name the one that is meant")
+        raise UsageError(f"{source}: holds both {STORE_NAME} and *{ARRAY_SUFFIX}; fix: give one of these files")
     if has_store:
         return FeatureStore(source / STORE_NAME)
-    return ScanFolder(source) if split is None else ScanFeatures(source / f"{split.name}{ARRAY_ENDING}", split)
+    return ScanFolder(source) if split is None else ScanFeatures(source / f"{split.name}{ARRAY_SUFFIX}", split)
 
 
 def _open_array(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a NumPy array file: {error}") from None
+        raise InputError(f"{path}: not a NumPy array file: {one_line(error)}") from None
     if not isinstance(array, np.ndarray):
-        raise InputError(f"{path}: an archive of arrays, expected one array")
+        raise InputError(f"{path}: expected one array, found an archive of arrays")
     if array.ndim != 3 or array.dtype.kind != "f":
         raise InputError(
             f"{path}: expected floats of shape (images, regions, dim), found {array.dtype} {array.shape}"
@@ -240,17 +256,19 @@ def _open_array(path: Path) -> np.ndarray:
 
 
 def _first_rows(path: Path, split: Split, rows: int) -> np.ndarray:
-    """(images,) int64: the row of each image of the split in an array of so many rows."""
+    """(N,) int64: the row of each image of the split in an array with `rows` rows."""
     images, captions = len(split.image_ids), len(split.captions)
     if rows not in (images, captions):
-        raise InputError(f"{path}: holds {rows} images; split {split.name} has {images} (or {captions} captions)")
+        raise InputError(
+            f"{path}: holds {rows} rows; split {split.name} has {images} images and {captions} captions"
+        )
     if rows == images:
         return np.arange(images)
     return np.unique(split.caption_images, return_index=True)[1]
 
 
 def _ids_beside(path: Path, rows: int) -> tuple[list[str], np.ndarray]:
-    """The distinct ids of `{split}_ids.txt` beside an array and the first row of each."""
+    """The distinct ids of `{split}_ids.txt` beside an array with `rows` rows, and the first row of each."""
     ids_file = path.with_name(path.name.removesuffix(".npy").removesuffix("_ims") + "_ids.txt")
     ids = read_ids(ids_file)
     first: dict[str, int] = {}
@@ -262,4 +280,4 @@ def _ids_beside(path: Path, rows: int) -> tuple[list[str], np.ndarray]:
         return list(first), np.array(list(first.values()), dtype=np.int64)
     if rows == 5 * len(ids) == 5 * len(first):
         return ids, 5 * np.arange(len(ids))
-    raise InputError(f"{path}: holds {rows} images; {ids_file.name} names {len(first)} in {len(ids)} lines")
+    raise InputError(f"{path}: holds {rows} rows; {ids_file.name} has {len(first)} images in {len(ids)} lines")

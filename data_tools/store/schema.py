@@ -1,7 +1,7 @@
-"""The feature store: one HDF5 file of region features for a whole image collection (format version 1).
+"""The schema of the feature store: one HDF5 file with the region features of a collection (format version 1).
 
-Shapes: N images, M regions in all, K regions of one image, D feature dimension. The regions of image i are
-the rows `offsets[i]:offsets[i + 1]` of every data set that has M rows.
+Shapes: N images, M regions in total, D feature dimension; n images and m regions of a block. The regions of
+image i are the rows `offsets[i]:offsets[i + 1]` of every dataset with M rows.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ import numpy as np
 
 FORMAT = "region-features"
 FORMAT_VERSION = 1
-SOURCES = "virtual_sources"  # attribute: JSON list of the stores whose features this one shows
-ALIGNMENT = 4096  # bytes: a page, so that a read of one image touches no more pages than it must
+SOURCES = "virtual_sources"  # attribute of a virtual store: JSON list of the stores that hold its features
+ALIGNMENT = 4096  # bytes: a page, so that reading one image touches the minimum number of pages
 
-REGION_COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # beside features: type and shape after M
+REGION_COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # besides features: type, and shape after M
     "boxes": ("<f4", (4,)),
     "class_ids": ("<i4", ()),
     "class_scores": ("<f4", ()),
@@ -31,10 +31,10 @@ class Block:
 
     Attributes:
         image_ids: n ids.
-        counts: (n,) int64, regions of each image; they add up to m.
+        counts: (n,) int64, regions of each image; their sum is m.
         regions: `features` (m, D) and any of `REGION_COLUMNS`, each with m rows.
         image_sizes: (n, 2) int32 height and width, or None.
-        failures: what could not be stored, each with at least `id`, `file` and `reason`.
+        failures: images that could not be extracted, each with at least `id`, `file` and `reason`.
     """
 
     image_ids: list[str]
@@ -46,19 +46,33 @@ class Block:
 
 @dataclass(frozen=True)
 class StoreSchema:
-    """What must be known of a store before its first row is written."""
+    """Datasets and sizes of a store, as needed before its first row is written.
+
+    Attributes:
+        images, regions, dim: N, M and D.
+        feature_dtype: `<f4` or `<f2`.
+        region_columns: which of `REGION_COLUMNS` it has.
+        has_image_sizes: whether it has `image_sizes`.
+        id_bytes: length of the longest id in UTF-8.
+    """
 
     images: int
     regions: int
     dim: int
-    feature_dtype: str  # "<f4" or "<f2"
+    feature_dtype: str
     region_columns: tuple[str, ...]
     has_image_sizes: bool
-    id_bytes: int  # of the longest id in UTF-8
+    id_bytes: int
 
     @classmethod
     def of(cls, blocks: Sequence[Block]) -> "StoreSchema":
-        """The shape of the store that holds these blocks (at least one)."""
+        """The schema of a store with these blocks, of which there is at least one.
+
+        >>> block = Block(["7"], np.array([2]), {"features": np.zeros((2, 4), np.float32)})
+        >>> schema = StoreSchema.of([block])
+        >>> schema.images, schema.regions, schema.dim, schema.feature_dtype
+        (1, 2, 4, '<f4')
+        """
         features = blocks[0].regions["features"]
         return cls(
             images=sum(len(block.image_ids) for block in blocks),
@@ -70,16 +84,16 @@ class StoreSchema:
             id_bytes=max((len(i.encode()) for block in blocks for i in block.image_ids), default=1),
         )
 
-    def data_sets(self) -> dict[str, tuple[Any, tuple[int, ...]]]:
-        """Name -> (type, shape) of every data set."""
-        sets: dict[str, tuple[Any, tuple[int, ...]]] = {
+    def datasets(self) -> dict[str, tuple[Any, tuple[int, ...]]]:
+        """Type and shape of every dataset by name."""
+        datasets: dict[str, tuple[Any, tuple[int, ...]]] = {
             "image_ids": (h5py.string_dtype("utf-8", self.id_bytes), (self.images,)),
             "offsets": ("<i8", (self.images + 1,)),
             "features": (self.feature_dtype, (self.regions, self.dim)),
         }
         if self.has_image_sizes:
-            sets["image_sizes"] = ("<i4", (self.images, 2))
+            datasets["image_sizes"] = ("<i4", (self.images, 2))
         for name in self.region_columns:
             dtype, trailing = REGION_COLUMNS[name]
-            sets[name] = (dtype, (self.regions, *trailing))
-        return sets
+            datasets[name] = (dtype, (self.regions, *trailing))
+        return datasets

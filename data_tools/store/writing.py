@@ -1,6 +1,6 @@
-"""Writing feature stores, whole or virtual.
+"""Writing feature stores, with their features or virtual.
 
-Shapes: N images, M regions in all, D feature dimension.
+Shapes: N images, M regions in total, D feature dimension.
 """
 
 import json
@@ -14,48 +14,64 @@ import numpy as np
 from data_tools.store.schema import ALIGNMENT, FORMAT, FORMAT_VERSION, SOURCES, Block, StoreSchema
 
 
-def write_store(path: Path, blocks: Iterable[Block], shape: StoreSchema, attributes: dict[str, str]) -> None:
-    """Write `blocks`, one after the other, as one store of the given shape.
+def write_store(path: Path, blocks: Iterable[Block], schema: StoreSchema, attributes: dict[str, str]) -> None:
+    """Write blocks one after the other as one store.
 
-    Data sets are contiguous, uncompressed, little-endian, allocated before they are filled and aligned to
-    pages, so that a reader finds a region by arithmetic alone. `path` is written in place: the caller gives
-    a temporary name and renames it.
+    Datasets are contiguous, uncompressed, little-endian, allocated before they are filled and aligned to pages, so
+    that the position of a region in the file can be computed.
+
+    Args:
+        path: written in place; the caller gives a temporary name and renames it.
+        blocks: the images; all have the columns of `schema`.
+        schema: datasets and sizes.
+        attributes: provenance, text by name.
+
+    Raises:
+        ValueError: the blocks have other numbers of images or regions than `schema`.
     """
     with h5py.File(path, "w", alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
         file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, **attributes})
-        columns = {name: _create(file, name, *kind) for name, kind in shape.data_sets().items()}
-        _fill(file, columns, blocks, shape)
+        columns = {name: _create(file, name, *kind) for name, kind in schema.datasets().items()}
+        _fill(file, columns, blocks, schema)
 
 
 def write_virtual_store(
     path: Path,
     blocks: Iterable[Block],
-    shape: StoreSchema,
+    schema: StoreSchema,
     attributes: dict[str, str],
     sources: Sequence[tuple[str, int]],
 ) -> None:
-    """Write a store whose features stay in the stores `sources`; all else of `blocks` is copied.
+    """Write a virtual store: its features stay in other stores, all else is copied.
 
-    `sources` are paths, relative ones from the folder of `path`, with the number of regions of each; their
-    regions follow one another as those of `blocks` do, which need no `features`.
+    Args:
+        path: written in place; the caller gives a temporary name and renames it.
+        blocks: the images without `features`.
+        schema: datasets and sizes.
+        attributes: provenance, text by name.
+        sources: path and number of regions of each store with features, in the order of `blocks`. Relative paths
+            start at the folder of `path`.
+
+    Raises:
+        ValueError: the blocks have other numbers of images or regions than `schema`.
     """
-    layout = h5py.VirtualLayout((shape.regions, shape.dim), shape.feature_dtype)
+    layout = h5py.VirtualLayout((schema.regions, schema.dim), schema.feature_dtype)
     first = 0
     for source, regions in sources:
         if regions:
-            data_set = h5py.VirtualSource(source, "features", (regions, shape.dim), shape.feature_dtype)
-            layout[first : first + regions] = data_set
+            source_features = h5py.VirtualSource(source, "features", (regions, schema.dim), schema.feature_dtype)
+            layout[first : first + regions] = source_features
         first += regions
     with h5py.File(path, "w", alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
         listing = json.dumps([source for source, _ in sources])
         file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, SOURCES: listing, **attributes})
-        copied = {name: kind for name, kind in shape.data_sets().items() if name != "features"}
+        copied = {name: kind for name, kind in schema.datasets().items() if name != "features"}
         columns = {name: _create(file, name, *kind) for name, kind in copied.items()}
         file.create_virtual_dataset("features", layout)
-        _fill(file, columns, blocks, shape)
+        _fill(file, columns, blocks, schema)
 
 
-def _fill(file: h5py.File, columns: dict[str, h5py.Dataset], blocks: Iterable[Block], shape: StoreSchema) -> None:
+def _fill(file: h5py.File, columns: dict[str, h5py.Dataset], blocks: Iterable[Block], schema: StoreSchema) -> None:
     columns["offsets"][0] = 0
     image, region = 0, 0
     failures: list[dict[str, str]] = []
@@ -74,15 +90,17 @@ def _fill(file: h5py.File, columns: dict[str, h5py.Dataset], blocks: Iterable[Bl
     if failures:
         lines = [json.dumps(failure, ensure_ascii=False).encode() for failure in failures]
         file["failures"] = np.array(lines, dtype=h5py.string_dtype("utf-8", max(map(len, lines))))
-    if (image, region) != (shape.images, shape.regions):
-        raise ValueError(f"announced {shape.images} images, {shape.regions} regions; got {image}, {region}")
+    if (image, region) != (schema.images, schema.regions):
+        raise ValueError(f"expected {schema.images} images and {schema.regions} regions, got {image} and {region}")
 
 
 def _create(file: h5py.File, name: str, dtype: Any, shape: tuple[int, ...]) -> h5py.Dataset:
     creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     creation.set_layout(h5py.h5d.CONTIGUOUS)
     creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # every row is written once; zeros first would be waste
+    creation.set_fill_time(
+        h5py.h5d.FILL_TIME_NEVER
+    )  # every row is written once, so filling it with zeros first is superfluous
     creation.set_obj_track_times(False)
     kind = h5py.h5t.py_create(np.dtype(dtype), logical=True)
     space = h5py.h5s.create_simple(shape)

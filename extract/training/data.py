@@ -1,9 +1,8 @@
-"""Annotated images for the detector: Detectron2 dataset dicts with attributes, read from JSON."""
+"""Annotated images for the detector: annotation files as Detectron2 dataset dicts with attributes."""
 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from detectron2.data import detection_utils as utils
 from detectron2.data.transforms import Transform
 from detectron2.structures import BoxMode
 
-from data_tools.errors import InputError
-from data_tools.files import read_json
+from data_tools.detection.annotations import AnnotatedImage, read_annotations
+from data_tools.errors import InputError, one_line
 from data_tools.layout import images_folder
 
 
@@ -34,41 +33,40 @@ class DetectionSplit:
 
 
 def load_detection_split(data: Path, name: str) -> DetectionSplit:
-    """Read `DATA/annotations/{name}.json`; image files are relative to the data set's images folder.
+    """Read `DATA/annotations/{name}.json` and find the files of its images in the dataset's images folder.
 
     Raises:
-        InputError: the file is absent or malformed; the message names the image and the key.
+        InputError: the annotation file is missing or malformed (see `read_annotations`), or the file of an image
+            does not exist.
     """
     path = data / "annotations" / f"{name}.json"
-    document = read_json(path)
-    folder = images_folder(data)
-    try:
-        classes, attributes = list(document["classes"]), list(document["attributes"])
-        records = [_record(record, folder, len(classes), len(attributes)) for record in document["images"]]
-    except (KeyError, TypeError, ValueError) as error:
-        reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"{path}: {reason}") from None
-    if not records:
-        raise InputError(f"{path}: holds no image")
-    return DetectionSplit(classes, attributes, records)
+    annotations, folder = read_annotations(path), images_folder(data)
+    for image in annotations.images:
+        if not (folder / image.file_name).is_file():
+            raise InputError(
+                f"{path}: image {image.image_id}: file_name {image.file_name}: no such file in {folder}"
+            )
+    records = [_dataset_dict(image, folder) for image in annotations.images]
+    return DetectionSplit(annotations.classes, annotations.attributes, records)
 
 
-def _record(record: dict[str, Any], folder: Path, classes: int, attributes: int) -> dict[str, Any]:
-    where = f"image {record['image_id']}"
-    file = Path(record["file_name"])
-    if file.is_absolute() or ".." in file.parts or not (folder / file).is_file():
-        raise ValueError(f"{where}: file_name {file} is no file in {folder}")
-    annotations = []
-    for annotation in record["annotations"]:
-        box = [float(value) for value in annotation["bbox"]]
-        if len(box) != 4 or not (isfinite(sum(box)) and box[0] < box[2] and box[1] < box[3]):
-            raise ValueError(f"{where}: bbox {box} is not x1 y1 x2 y2 with x1 < x2 and y1 < y2")
-        if annotation["category_id"] not in range(classes):
-            raise ValueError(f"{where}: category_id {annotation['category_id']} of {classes} classes")
-        if not all(attribute in range(attributes) for attribute in annotation["attribute_ids"]):
-            raise ValueError(f"{where}: attribute_ids {annotation['attribute_ids']} of {attributes} attributes")
-        annotations.append({**annotation, "bbox": box, "bbox_mode": BoxMode.XYXY_ABS})
-    return {**record, "file_name": str(folder / file), "annotations": annotations}
+def _dataset_dict(image: AnnotatedImage, folder: Path) -> dict[str, Any]:
+    """An image in Detectron2's form, with `attribute_ids` beside `category_id`."""
+    return {
+        "file_name": str(folder / image.file_name),
+        "image_id": image.image_id,
+        "height": image.height,
+        "width": image.width,
+        "annotations": [
+            {
+                "bbox": list(item.bbox),
+                "bbox_mode": BoxMode.XYXY_ABS,
+                "category_id": item.category_id,
+                "attribute_ids": list(item.attribute_ids),
+            }
+            for item in image.annotations
+        ],
+    }
 
 
 def check_labels(cfg: CfgNode, split: DetectionSplit) -> None:
@@ -97,7 +95,7 @@ class AttributeMapper(DatasetMapper):
         try:
             return super().__call__(dataset_dict)
         except (OSError, SyntaxError, utils.SizeMismatchError) as error:
-            raise InputError(f"{dataset_dict['file_name']}: {' '.join(str(error).split())}") from None
+            raise InputError(f"{dataset_dict['file_name']}: {one_line(error)}") from None
 
     def _transform_annotations(
         self, dataset_dict: dict[str, Any], transforms: Transform, image_shape: Sequence[int]

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from data_tools.store.schema import REGION_COLUMNS, Block
 
 

@@ -69,7 +69,7 @@ def images(tmp_path_factory):
 def command(images, output, *more):
     return [
         str(BIN / "extract-features"), str(images), "--config", "scenes", "--weights", "random", "--workers", "0",
-        "--part-size", str(PART), "--output", str(output), *more,
+        "--part-size", str(PART), "--out", str(output), *more,
     ]  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def test_errors_of_workers_are_one_line(cluster, images, tmp_path):
     assert done.returncode == 1
     complaints = [text for text in done.stderr.splitlines() if text.startswith("error:")]
     assert complaints == [
-        f"error: {images}/broken.jpg: image broken cannot be read: not a picture in a known format, or its "
+        f"error: {images}/broken.jpg: image broken cannot be read: not an image in a known format, or its "
         "header is damaged"
     ]
 

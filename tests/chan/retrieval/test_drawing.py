@@ -7,6 +7,7 @@ from PIL import Image, ImageColor
 from chan.retrieval import drawing as pictures
 from chan.retrieval.explanation import Answer, Explanation
 from data_tools.errors import InputError
+from data_tools.images.decoding import read_picture
 
 
 def explanation(file: Path, correct: bool = True, words: int = 1) -> Explanation:
@@ -48,11 +49,34 @@ def test_long_captions_take_more_lines(file: Path) -> None:
 
 
 def test_rotated_photographs_are_drawn_upright(tmp_path: Path) -> None:
-    photograph = Image.new("RGB", (100, 50), "red")
+    photograph = Image.new("RGB", (100, 50), "#ff0000")
     exif = photograph.getexif()
     exif[0x0112] = 6  # the camera was turned
-    photograph.save(tmp_path / "turned.jpg", exif=exif)
-    assert pictures._open(tmp_path / "turned.jpg").size == (50, 100)
+    photograph.save(tmp_path / "turned.png", exif=exif)
+    drawn = np.asarray(pictures.draw([explanation(tmp_path / "turned.png", correct=False)]))
+    rows, columns = np.nonzero((drawn == (255, 0, 0)).all(-1))
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (pictures.CELL_HEIGHT, pictures.CELL_HEIGHT // 2)
+
+
+def test_sixteen_bits_are_drawn_with_their_upper_byte(tmp_path: Path) -> None:
+    values = np.full((80, 100), 100 * 256 + 77, dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    drawn = pictures.draw([explanation(tmp_path / "deep.png", correct=False)])
+    np.testing.assert_array_equal(read_picture(tmp_path / "deep.png"), np.full((80, 100, 3), 100, np.uint8))
+    assert count(drawn, "rgb(100, 100, 100)") > 0.9 * 350 * 280  # the image's part of its cell
+
+
+def test_transparent_pixels_are_drawn_as_the_detector_saw_them(tmp_path: Path) -> None:
+    pixels = np.zeros((80, 100, 4), dtype=np.uint8)
+    pixels[:, :50] = (200, 0, 0, 0)  # a hidden red
+    pixels[:, 50:] = (0, 0, 0, 51)  # black over white: 0.8 * 255
+    Image.fromarray(pixels).save(tmp_path / "clear.png")
+    seen = read_picture(tmp_path / "clear.png")
+    assert (seen[:, :50] == 255).all()
+    assert (seen[:, 50:] == 204).all()
+    drawn = pictures.draw([explanation(tmp_path / "clear.png", correct=False)])
+    assert count(drawn, "rgb(200, 0, 0)") == 0
+    assert count(drawn, "rgb(204, 204, 204)") > 0.9 * 175 * 280
 
 
 def test_a_missing_image_is_one_clear_line(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from data_tools.captions.collection import write_split_files
-from data_tools.captions.sources import Cut, read_captioned_images
+from data_tools.captions.sources import SplitOptions, read_captioned_images
 from data_tools.captions.splits import load_split
 from data_tools.errors import InputError, UsageError
 from data_tools.layout import load_id_mapping
@@ -32,8 +32,8 @@ def test_lists_of_ids_cut_the_files_and_the_rest_is_train(tmp_path):
         write(tmp_path / "captions_train2014.json", [1, 2]),
         write(tmp_path / "captions_val2014.json", [3, 4, 5], 6),
     ]
-    cut = Cut(lists(tmp_path, dev=[4], testall=[5, 5, 5, 5, 5]))
-    written = write_split_files(read_captioned_images(sources, cut), tmp_path, sources[0])
+    options = SplitOptions(lists(tmp_path, dev=[4], testall=[5, 5, 5, 5, 5]))
+    written = write_split_files(read_captioned_images(sources, options), tmp_path, sources[0])
     assert {name: (s.images, s.cut) for name, s in written.items()} == {
         "dev": (1, 1), "testall": (1, 1), "train": (3, 1), "test": (1, 1),
     }  # fmt: skip
@@ -50,19 +50,19 @@ def test_lists_of_ids_cut_the_files_and_the_rest_is_train(tmp_path):
     [
         ({"dev": [1, 9]}, r"dev\.txt, line 2: the caption files hold no image 9"),
         ({"dev": [1], "test": [2, 1]}, r"test\.txt: image 1 is in .*dev\.txt too"),
-        ({"dev": []}, "expected one image id a line, found none"),
+        ({"dev": []}, "expected one image id per line, found none"),
     ],
 )
 def test_lists_that_do_not_fit_are_refused(tmp_path, ids, message):
     source = write(tmp_path / "captions_val2014.json", [1, 2])
     with pytest.raises(InputError, match=message):
-        read_captioned_images([source], Cut(lists(tmp_path, **ids)))
+        read_captioned_images([source], SplitOptions(lists(tmp_path, **ids)))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": [{"id": 1}]}, "the key 'file_name' is missing"),
+        ({"images": [{"id": 1}]}, "the key file_name is missing"),
         ({"images": 7}, "not one of COCO's caption files"),
         ({"annotations": [{"image_id": 5, "id": 1, "caption": "a"}]}, "annotation 1: image 5 is not in the list"),
         ({"annotations": [{"image_id": 1, "id": 1, "caption": None}]}, "not one of COCO's"),
@@ -72,18 +72,18 @@ def test_lists_that_do_not_fit_are_refused(tmp_path, ids, message):
 def test_a_malformed_file_is_refused(tmp_path, changes, message):
     source = write(tmp_path / "captions_val2014.json", [1, 2], **changes)
     with pytest.raises(InputError, match=message):
-        read_captioned_images([source], Cut(lists(tmp_path, dev=[1])))
+        read_captioned_images([source], SplitOptions(lists(tmp_path, dev=[1])))
 
 
 def test_wrong_use_is_told(tmp_path):
     source = write(tmp_path / "captions_val2014.json", [1, 2])
     with pytest.raises(UsageError, match="--ids dev=dev_ids"):
-        read_captioned_images([source], Cut())
+        read_captioned_images([source], SplitOptions())
     (tmp_path / "d.json").write_text('{"images": []}')
     with pytest.raises(UsageError, match="only COCO's caption files"):
-        read_captioned_images([tmp_path / "d.json", source], Cut())
-    with pytest.raises(UsageError, match="--ids goes with COCO's"):
-        read_captioned_images([tmp_path / "d.json"], Cut(lists(tmp_path, dev=[1])))
+        read_captioned_images([tmp_path / "d.json", source], SplitOptions())
+    with pytest.raises(UsageError, match="--ids: only for COCO's"):
+        read_captioned_images([tmp_path / "d.json"], SplitOptions(lists(tmp_path, dev=[1])))
     (tmp_path / "d.json").write_text("[1]")
     with pytest.raises(InputError, match="not one of Karpathy's"):
-        read_captioned_images([tmp_path / "d.json"], Cut())
+        read_captioned_images([tmp_path / "d.json"], SplitOptions())

@@ -14,10 +14,10 @@ def entry(number, split, captions=5, **keys):
     return {"filename": f"{number}.jpg", "imgid": number, "split": split, "sentences": sentences, **keys}
 
 
-def write(tmp_path, images, name="flickr30k", most=5):
+def write(tmp_path, images, name="flickr30k", max_captions=5):
     source = tmp_path / "dataset.json"
     found = read_karpathy(json.loads(json.dumps({"dataset": name, "images": images})), source)
-    return write_split_files(found, tmp_path, source, most)
+    return write_split_files(found, tmp_path, source, max_captions)
 
 
 def test_flickr30k_has_numbers_as_ids(tmp_path):
@@ -57,7 +57,7 @@ def test_more_captions_are_cut_fewer_kept_none_left_out_and_all_counted(tmp_path
         *("0", "1", "2", "3", "4", "10", "11", "30", "31", "32", "33", "34")
     ]
     assert "2" in load_id_mapping(tmp_path / "id_mapping.json")
-    assert write(tmp_path, images, most=0)["train"] == SplitSummary(3, 14, cut=0, short=1, without=1)
+    assert write(tmp_path, images, max_captions=0)["train"] == SplitSummary(3, 14, cut=0, short=1, without=1)
 
 
 def test_files_that_are_absent_are_named(tmp_path):
@@ -70,13 +70,13 @@ def test_files_that_are_absent_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        ([{"filename": "a.jpg"}], "the key 'imgid' is missing"),
-        ([entry(1, "validation")], "image 1: split 'validation' is none of"),
+        ([{"filename": "a.jpg"}], "the key imgid is missing"),
+        ([entry(1, "validation")], "image 1: split 'validation' is not one of"),
         ([entry(1, "train"), entry(1, "val")], "two images have the id 1"),
         ([entry(1, "train", sentences=[{"raw": None}] * 5)], "not one of Karpathy's"),
         ([entry(1, "train", filename="../../etc/passwd")], "image 1: expected a file in the images folder"),
         ([entry(1, "train", filepath="/etc")], "image 1: expected a file in the images folder"),
-        ([entry(1, "train", filename=7)], "image 1: the file name is 7"),
+        ([entry(1, "train", filename=7)], "image 1: filename 7: expected text"),
         ([entry(1, "train", imgid="a\n")], "expected printable characters"),
         ([], "holds no image"),
         (None, "not one of Karpathy's"),

@@ -46,7 +46,7 @@ def test_counts_that_fit_no_layout_are_refused(tmp_path, ids, captions, message,
 
 def test_an_unknown_split_names_the_known_ones(tmp_path, write_split):
     write_split(tmp_path, ["1"], ["a"])
-    with pytest.raises(InputError, match="the splits there are dev"):
+    with pytest.raises(InputError, match="the splits of the folder are dev"):
         load_split(tmp_path, "test")
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_tools.captions.tables import draw_splits, read_caption_table
+from data_tools.captions.tables import assign_random_splits, read_caption_table
 from data_tools.errors import InputError, UsageError
 
 
@@ -52,15 +52,15 @@ def test_ids_are_as_short_as_can_be_told_apart(tmp_path):
 
 @given(images=st.integers(3, 60), seed=st.integers(0, 9), dev=st.integers(0, 1) | st.floats(0, 0.4))
 def test_drawn_splits_have_their_sizes_and_repeat(images, seed, dev):
-    splits = draw_splits(images, dev, 1, seed)
+    splits = assign_random_splits(images, dev, 1, seed)
     counts = Counter(splits)
     assert counts["test"] == 1
     assert counts["dev"] == (dev if dev >= 1 else round(dev * images))
-    assert splits == draw_splits(images, dev, 1, seed)
+    assert splits == assign_random_splits(images, dev, 1, seed)
 
 
 def test_another_seed_draws_another_split():
-    assert draw_splits(100, 0.2, 0.2, 1) != draw_splits(100, 0.2, 0.2, 2)
+    assert assign_random_splits(100, 0.2, 0.2, 1) != assign_random_splits(100, 0.2, 0.2, 2)
 
 
 @pytest.mark.parametrize(
@@ -79,9 +79,9 @@ def test_another_seed_draws_another_split():
         (
             "a.csv",
             "image,caption,split\n1.jpg,a,dev\n1.jpg,a,test\n",
-            "line 3: 1.jpg is in test, and in dev on line 2",
+            "line 3: 1.jpg is in test, but in dev on line 2",
         ),
-        ("a.csv", "image,caption,split\n1.jpg,a,held-out\n", "line 2: split 'held-out' is none of"),
+        ("a.csv", "image,caption,split\n1.jpg,a,held-out\n", "line 2: split 'held-out' is not one of"),
         ("a.csv", b"image,caption\n1.jpg,\xff\n", "not UTF-8"),
         ("a.csv", "image,caption\n1.jpg," + "x" * 200_000, "line 2: field larger than field limit"),
         ("a.jsonl", '{"image": "1.jpg", "caption": "a"}\n["1.jpg", "b"]\n', "line 2: expected an object"),
@@ -97,7 +97,7 @@ def test_a_malformed_table_is_one_line_that_names_the_row(tmp_path, name, conten
 
 
 def test_wrong_use_is_told(tmp_path):
-    with pytest.raises(UsageError, match="leave none of the 1 images to train on"):
+    with pytest.raises(UsageError, match="leave none of the 1 images for training"):
         read(tmp_path / "a.csv", "image,caption\n1.jpg,a\n", dev=1)
-    with pytest.raises(UsageError, match="expected a table that ends in"):
+    with pytest.raises(UsageError, match="expected a file that ends in"):
         read(tmp_path / "a.xlsx", json.dumps([]))

@@ -2,8 +2,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from data_tools.store.schema import Block, StoreSchema
-from data_tools.store.writing import write_store
 from PIL import Image
 
 from data_tools.checks.inspection import as_text, describe, draw_image, region_labels, statistics
@@ -11,6 +9,8 @@ from data_tools.detection.labels import Labels
 from data_tools.errors import InputError
 from data_tools.images.drawing import COLOURS
 from data_tools.store.reading import FeatureStore
+from data_tools.store.schema import Block, StoreSchema
+from data_tools.store.writing import write_store
 
 
 def store_of(path, block, provenance=None):
@@ -80,10 +80,10 @@ def test_boxes_are_drawn_on_the_picture_of_the_id(tmp_path, block, mapped):
     with pytest.raises(InputError, match=r"is 41 x 30 pixels; .* was made from one of 40 x 30"):
         draw_image(store, "a", images)
     (images / file).write_bytes(b"no picture")
-    with pytest.raises(InputError, match="cannot be read: not a picture"):
+    with pytest.raises(InputError, match="cannot be read: not an image"):
         draw_image(store, "a", images)
     (images / file).unlink()
-    with pytest.raises(InputError, match=r"no such file|found no file of image a"):
+    with pytest.raises(InputError, match=r"no such file|holds no file called a"):
         draw_image(store, "a", images)
     with pytest.raises(InputError, match="no features of image z"):
         draw_image(store, "z", images)

@@ -9,8 +9,6 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from data_tools.store.schema import StoreSchema
-from data_tools.store.writing import write_store
 from PIL import Image
 
 from data_tools.captions.collection import CaptionedImage, write_split_files
@@ -20,6 +18,8 @@ from data_tools.checks.verification import fix, verify
 from data_tools.errors import InputError
 from data_tools.store.parts import Parts
 from data_tools.store.reading import FeatureStore
+from data_tools.store.schema import StoreSchema
+from data_tools.store.writing import write_store
 
 SPLITS = {"train": ["10", "11", "12", "13"], "dev": ["20", "21"], "testall": ["30", "31", "32"]}
 SIZE = (24, 32)  # height, width
@@ -108,7 +108,7 @@ FAULTS = {  # what is done, check, file, line, count, fatal, words of the messag
     "id not in the mapping": (lambda d: mapping(d) or lines(d, "dev_ids", lambda t: t.replace(b"21", b"99")), "mapping", "dev_ids.txt", 2, 1, True, "image 99 is not in"),
     "files missing": (lambda d: [(d / "images/train" / f"{i}.png").unlink() for i in (10, 11)], "pictures", "images", None, 2, True, "image 10: train/10.png is not there"),
     "picture cut short": (lambda d: (d / "images/dev/20.png").write_bytes((d / "images/dev/20.png").read_bytes()[:900]), "pictures", "images", None, 1, True, "image 20"),
-    "picture that is none": (lambda d: (d / "images/dev/20.png").write_text("x"), "pictures", "images", None, 1, True, "not a picture"),
+    "picture that is none": (lambda d: (d / "images/dev/20.png").write_text("x"), "pictures", "images", None, 1, True, "not an image"),
     "picture of another size": (lambda d: Image.new("RGB", (9, 9)).save(d / "images/dev/20.png"), "boxes", "features.h5", None, 1, True, "was 32 x 24 pixels, its file is 9 x 9"),
     "caption lost": (lambda d: lines(d, "train_caps", lambda t: t.split(b"\n", 1)[1]), "captions", "train_caps.txt", None, 1, True, "19 captions for the 4 lines"),
     "captions empty": (lambda d: lines(d, "train_caps", lambda t: t.replace(b"a cat number 1 of 11", b"").replace(b"a cat number 2 of 11", b" ")), "captions", "train_caps.txt", 7, 2, False, "empty"),
@@ -123,20 +123,20 @@ FAULTS = {  # what is done, check, file, line, count, fatal, words of the messag
     "empty file": (lambda d: lines(d, "dev_ids", lambda t: b"\n"), "text", "dev_ids.txt", None, 1, True, "the file is empty"),
     "no dev": (lambda d: (d / "precomp/dev_ids.txt").unlink(), "splits", "dev_ids.txt", None, 1, True, "no such file"),
     "mapping is a list": (lambda d: (d / "id_mapping.json").write_text("[1]"), "mapping", "id_mapping.json", None, 1, True, "expected an object"),
-    "mapping leaves the folder": (lambda d: mapping(d, **{"20": "../20.png"}), "mapping", "id_mapping.json", None, 1, True, "id 20: expected a file name"),
+    "mapping leaves the folder": (lambda d: mapping(d, **{"20": "../20.png"}), "mapping", "id_mapping.json", None, 1, True, "id 20: expected a file relative to"),
     "mapping has an id twice": (lambda d: (d / "id_mapping.json").write_text((d / "id_mapping.json").read_text().replace("{", '{"20": "x.png",\n')), "mapping", "id_mapping.json", 1, 1, True, "id 20 is there 2 times"),
     "two ids of one file": (lambda d: mapping(d, **{"21": "dev/20.png"}), "mapping", "id_mapping.json", 1, 1, False, "ids 20 and 21 are the same file"),
     "one picture in two splits": (lambda d: copy(d, "train/10.png", "dev/20.png"), "duplicates", "images", None, 1, True, "images 20 (dev) and 10 (train) have the same bytes"),
     "one picture twice": (lambda d: copy(d, "train/10.png", "train/11.png"), "duplicates", "images", None, 1, False, "have the same bytes"),
     "image without features": (lambda d: rewritten(d, **without("10")), "features", "train_ids.txt", 1, 1, True, "holds no image 10"),
-    "no features": (lambda d: (d / "precomp/features.h5").unlink(), "features", "precomp", None, 2, True, "found neither features.h5 nor dev_ims.npy"),
+    "no features": (lambda d: (d / "precomp/features.h5").unlink(), "features", "precomp", None, 2, True, "holds neither features.h5 nor dev_ims.npy"),
     "store and arrays": (lambda d: np.save(d / "precomp/train_ims.npy", np.ones((4, 3, 4), np.float32)), "features", "precomp", None, 1, True, "holds both"),
     "store cut short": (lambda d: (d / "precomp/features.h5").write_bytes((d / "precomp/features.h5").read_bytes()[:9000]), "features", "precomp", None, 1, True, "not a readable HDF5 file"),
     "NaN": (lambda d: store(d, lambda f: f["features"].__setitem__((4, 1), np.nan)), "NaN", "features.h5", None, 1, True, "image 11, region 1: NaN"),
     "Inf": (lambda d: store(d, lambda f: f["features"].__setitem__((0, 3), np.inf)), "Inf", "features.h5", None, 1, True, "image 10, region 0: Inf"),
     "zeros": (lambda d: store(d, lambda f: f["features"].__setitem__(slice(2, 4), 0)), "zeros", "features.h5", None, 2, True, "image 10, region 2: zeros only"),
     "no regions": (lambda d: store(d, lambda f: f["offsets"].__setitem__(1, 0)), "region counts", "features.h5", None, 1, True, "image 10 has no region"),
-    "offsets fall": (lambda d: store(d, lambda f: f["offsets"].__setitem__(1, 9)), "features", "precomp", None, 1, True, "offsets must rise"),
+    "offsets fall": (lambda d: store(d, lambda f: f["offsets"].__setitem__(1, 9)), "features", "precomp", None, 1, True, "offsets: expected"),
     "same features": (lambda d: store(d, lambda f: f["features"].__setitem__(slice(3, 6), f["features"][:3])), "duplicates", "features.h5", None, 1, False, "images 10 and 11 have the same features"),
     "box reversed": (lambda d: store(d, lambda f: f["boxes"].__setitem__((0, 0), 31)), "boxes", "features.h5", None, 1, True, "ends before it begins"),
     "box outside": (lambda d: store(d, lambda f: f["boxes"].__setitem__((0, 2), 99)), "boxes", "features.h5", None, 1, False, "lies outside its 32 x 24 pixels"),
@@ -218,7 +218,7 @@ def test_a_sample_decodes_as_many_pictures(good, tmp_path):
 
 
 def test_a_folder_without_splits_is_an_error(tmp_path):
-    with pytest.raises(InputError, match="found no split"):
+    with pytest.raises(InputError, match="holds no split"):
         verify(tmp_path)
 
 

@@ -37,7 +37,7 @@ def test_a_file_of_ones_own(tmp_path):
 
 
 def test_an_unknown_name_lists_the_shipped_ones():
-    with pytest.raises(InputError, match="imagenet: no such file of labels; the shipped lists are scenes, visual"):
+    with pytest.raises(InputError, match="imagenet: no such label file; the shipped lists are scenes, visual"):
         load_labels("imagenet")
 
 
@@ -50,11 +50,11 @@ def test_an_unknown_name_lists_the_shipped_ones():
         ({"classes": [], "attributes": []}, "classes: expected at least one name"),
         ({"classes": ["a", 3], "attributes": []}, "classes: expected a list of names"),
         ({"classes": ["a", " "], "attributes": []}, "classes: expected a list of names"),
-        ({"classes": ["a", "b", "a"], "attributes": []}, "classes: 'a' is there twice"),
+        ({"classes": ["a", "b", "a"], "attributes": []}, "classes: 'a' is listed twice"),
         ({"classes": ["a"], "attributes": [], "class_aliases": []}, "class_aliases: expected an object"),
-        ({"classes": ["a"], "attributes": [], "class_aliases": {"b": []}}, "'b' is no name of the list"),
-        ({"classes": ["a"], "attributes": [], "class_aliases": {"a": "b"}}, "'a': expected a list of spellings"),
-        ({"classes": ["a", "b"], "attributes": [], "class_aliases": {"a": ["b"]}}, "'b' is there twice"),
+        ({"classes": ["a"], "attributes": [], "class_aliases": {"b": []}}, "'b' is not one of the names"),
+        ({"classes": ["a"], "attributes": [], "class_aliases": {"a": "b"}}, "'a': expected a list of aliases"),
+        ({"classes": ["a", "b"], "attributes": [], "class_aliases": {"a": ["b"]}}, "'b' is listed twice"),
     ],
 )
 def test_malformed_labels_are_one_line(tmp_path, document, message):

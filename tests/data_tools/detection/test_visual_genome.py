@@ -9,7 +9,7 @@ from PIL import Image
 from data_tools.detection.labels import Labels, load_labels
 from data_tools.detection.visual_genome import convert_visual_genome
 from data_tools.detection.visual_genome_names import clean, name_table, read_vocabularies, split_attributes
-from data_tools.detection.visual_genome_splits import draw_splits, read_lists
+from data_tools.detection.visual_genome_splits import draw_image_lists, read_image_lists
 from data_tools.errors import InputError
 
 LABELS = Labels(
@@ -62,7 +62,7 @@ def records_of(splits):
     return {record["image_id"]: record for split in splits.values() for record in split["images"]}
 
 
-def test_an_image_becomes_a_dataset_dict(tmp_path):
+def test_an_image_becomes_a_record_of_the_annotation_file(tmp_path):
     report, splits = convert(tmp_path, genome())
     assert report.images == {"train": 1, "val": 1, "test": 1}
     assert (report.objects, report.attributes) == (3, 0)
@@ -73,7 +73,7 @@ def test_an_image_becomes_a_dataset_dict(tmp_path):
         "file_name": "VG_100K/2.jpg",
         "width": 100,
         "height": 80,
-        "annotations": [{"bbox": [5, 6, 25, 36], "bbox_mode": 0, "category_id": 0, "attribute_ids": []}],
+        "annotations": [{"bbox": [5, 6, 25, 36], "category_id": 0, "attribute_ids": []}],
     }
     assert records_of(splits)[1]["file_name"] == "VG_100K_2/1.jpg"
 
@@ -173,12 +173,12 @@ def test_lists_of_images(tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "expected lists of images train.txt, val.txt, test.txt"),
+        ({}, "holds no list of images; expected train.txt"),
         (
             {"train": "1\ndog.jpg\n"},
-            r"train.txt, line 2: expected an image id, or .*, not 'dog.jpg'",
+            r"train.txt, line 2: expected ID, or .*, found 'dog.jpg'",
         ),
-        ({"train": "1\n2\n", "test": "a/1.jpg 1.xml\n"}, r"test.txt, line 1: image 1 is in train.txt already"),
+        ({"train": "1\n2\n", "test": "a/1.jpg 1.xml\n"}, r"test.txt, line 1: image 1 is listed in train.txt too"),
         ({"train": "1\n", "val": "\n"}, "val.txt: holds no image"),
     ],
 )
@@ -186,7 +186,7 @@ def test_malformed_lists(tmp_path, files, message):
     for name, text in files.items():
         (tmp_path / f"{name}.txt").write_text(text)
     with pytest.raises(InputError, match=message):
-        read_lists(tmp_path)
+        read_image_lists(tmp_path)
 
 
 def test_a_list_without_usable_image_is_an_error(tmp_path):
@@ -204,18 +204,18 @@ def test_a_random_split_follows_from_its_seed(ids, data):
     ids = data.draw(st.permutations(sorted(ids)))
     val = data.draw(st.integers(0, len(ids) - 2))
     test = data.draw(st.integers(0, len(ids) - 2 - val))
-    splits = draw_splits(ids, val, test, seed=5)
+    splits = draw_image_lists(ids, val, test, seed=5)
     assert (len(splits["val"]), len(splits["test"])) == (val, test)
     assert sorted(image_id for part in splits.values() for image_id in part) == sorted(ids)
-    assert draw_splits(sorted(ids), val, test, seed=5) == splits
+    assert draw_image_lists(sorted(ids), val, test, seed=5) == splits
 
 
 def test_another_seed_gives_another_split():
-    assert draw_splits(range(50), 10, 10, 1) != draw_splits(range(50), 10, 10, 2)
+    assert draw_image_lists(range(50), 10, 10, 1) != draw_image_lists(range(50), 10, 10, 2)
 
 
 def test_too_few_images_for_a_random_split(tmp_path):
-    with pytest.raises(InputError, match="3 images with objects do not make 2 \\+ 1"):
+    with pytest.raises(InputError, match="3 images with objects: 2 for validation and 1 for test leave none"):
         convert(tmp_path, genome(), val=2)
 
 
@@ -243,7 +243,7 @@ def test_images_that_are_absent_or_of_another_size_are_left_out(tmp_path):
 
 def test_no_image_in_its_place_is_an_error(tmp_path):
     picture(tmp_path / "out", "1.jpg", (100, 80))  # unpacked without its folder
-    with pytest.raises(InputError, match=r"holds no image of those annotated; expected VG_100K_2/1.jpg"):
+    with pytest.raises(InputError, match=r"holds none of the annotated images, for instance VG_100K_2/1.jpg"):
         convert(tmp_path, genome())
 
 
@@ -266,7 +266,7 @@ FIRST = (0, "objects", 0)
         (lambda d: d.update(objects={}), "objects.json: expected a list"),
         (lambda d: d["objects"].append(7), "objects.json: entry 3: expected an object with the number image_id"),
         (edit("objects", 1, "image_id", value="2"), "objects.json: entry 1: expected an object with the number"),
-        (edit("objects", 1, "image_id", value=1), "objects.json: image 1: is there twice"),
+        (edit("objects", 1, "image_id", value=1), "objects.json: image 1: is listed twice"),
         (edit("objects", 1, "objects", value=None), "objects.json: image 2: objects: expected a list"),
         (edit("objects", 1, "objects", value=[1]), "image 2: objects: expected objects with the number object_id"),
         (edit("objects", *FIRST, "names", value="dog"), "image 1: object 10: names: expected a list of names"),
@@ -277,8 +277,11 @@ FIRST = (0, "objects", 0)
         ),
         (edit("objects", *FIRST, "x", value=float("nan")), "object 10: x, y, w, h: expected four numbers"),
         (edit("objects", *FIRST, "x", value=True), "object 10: x, y, w, h: expected four numbers"),
-        (edit("image_data", 1, "image_id", value=1), "image_data.json: image 1: is there twice"),
-        (edit("image_data", 1, "url", value="http://x/2.jpg"), "image 2: url: expected VG_100K/NUMBER.jpg"),
+        (edit("image_data", 1, "image_id", value=1), "image_data.json: image 1: is listed twice"),
+        (
+            edit("image_data", 1, "url", value="http://x/2.jpg"),
+            "image 2: url: expected it to end in VG_100K/",
+        ),
         (edit("image_data", 1, "width", value=0), "image 2: width and height: expected pixels, not 0 and 80"),
         (edit("attributes", 0, "attributes", value=None), "attributes.json: image 1: attributes: expected a list"),
         (
@@ -323,9 +326,9 @@ def test_vocabularies_in_the_published_form(visual_genome_vocabularies):
     ("text", "message"),
     [
         ("", "holds no name"),
-        ("dog\n\ncat\n", "line 2: expected NAME,OTHER"),
-        ("dog,\n", "line 1: expected NAME,OTHER"),
-        ("TV,television\ntelevision\n", "line 2: 'television' is there twice"),
+        ("dog\n\ncat\n", "line 2: expected NAME,ALIAS"),
+        ("dog,\n", "line 1: expected NAME,ALIAS"),
+        ("TV,television\ntelevision\n", "line 2: 'television' is listed twice"),
     ],
 )
 def test_malformed_vocabularies(tmp_path, text, message):

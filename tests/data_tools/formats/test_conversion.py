@@ -5,8 +5,6 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from data_tools.store.schema import REGION_COLUMNS, StoreSchema
-from data_tools.store.writing import write_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +12,8 @@ from data_tools.errors import InputError, UsageError
 from data_tools.formats.conversion import Choices, convert
 from data_tools.formats.tsv import BUTD, LXMERT, TsvSource
 from data_tools.store.reading import FeatureStore
+from data_tools.store.schema import REGION_COLUMNS, StoreSchema
+from data_tools.store.writing import write_store
 
 
 def store_of(path, block, provenance=None):
@@ -58,7 +58,7 @@ def test_there_and_back_is_the_same_to_the_byte(tmp_path_factory, make_block, ki
     back = convert(folder / target, folder / "b.h5", choices=Choices(dtype=dtype))
     assert back.dtype == dtype
     same(folder / "b.h5", block, LOSSY[kind], sizes=kind != "scan")
-    lost = [note for note in there.notes if "cannot hold" in note]
+    lost = [note for note in there.notes if "left out" in note]
     assert len(lost) == 1
     assert "provenance" in lost[0]
     assert ("class_ids" in lost[0]) == (kind != "lxmert")
@@ -140,7 +140,7 @@ def test_equal_rows_count_once_and_different_ones_are_refused(tmp_path):
     (tmp_path / "f.tsv").write_text(f"{row('1')}\n{row('2')}\n{row('1')}\n")
     source = TsvSource(tmp_path / "f.tsv")
     assert source.image_ids == ["1", "2"]
-    assert "1 rows are there twice" in source.notes[0]
+    assert source.notes == [f"{tmp_path / 'f.tsv'}: 1 repeated rows were skipped"]
     (tmp_path / "f.tsv").write_text(f"{row('1')}\n{row('1', count=1)}\n")
     with pytest.raises(InputError, match="line 2: image 1 is on line 1 too"):
         TsvSource(tmp_path / "f.tsv")
@@ -152,15 +152,15 @@ GOOD = row("0") + "\n"
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "line 1: expected the 6 fields .*, found an empty file"),
+        ("", "line 1: expected the 6 fields .*, found an empty line"),
         ("{}", r"line 1: expected the 6 fields .*, found 1 field"),
-        (GOOD + row()[:-30], "line 2: features: .*may be cut short|line 2: features: .* no whole rows"),
+        (GOOD + row()[:-30], "line 2: features: .*may be truncated|line 2: features: .* cannot be divided"),
         (GOOD + row()[:12], "line 2: 5 fields, expected 6"),
         (GOOD + row(num_boxes="3"), "line 2: boxes: 32 bytes, expected 48 for 3 regions"),
         (GOOD + row(num_boxes="two"), "line 2: num_boxes: expected a whole number, found 'two'"),
         (GOOD + row(image_h="-1"), "line 2: image_h: expected a whole number"),
-        (GOOD + row(dim=4), "line 2: 4 numbers a region; the rows before have 3"),
-        (GOOD + row(features="AAAA"), "line 2: features: 3 bytes are no whole rows"),
+        (GOOD + row(dim=4), "line 2: 4 numbers per region; the rows before have 3"),
+        (GOOD + row(features="AAAA"), "line 2: features: 3 bytes cannot be divided into 2 regions"),
         (GOOD + row(image_id=""), "line 2: image_id is empty"),
         (GOOD.encode() + row("x").encode().replace(b"x", b"\xff", 1), "line 2: image_id is not UTF-8"),
         (row(count=0), "holds no region"),
@@ -186,7 +186,7 @@ def test_class_numbers_that_are_none_are_refused(tmp_path, make_block):
     fields = (tmp_path / "f.tsv").read_text().split("\t")
     fields[LXMERT.fields.index("attrs_id")] = base64.b64encode(np.array([2**40], "<i8")).decode()
     (tmp_path / "f.tsv").write_text("\t".join(fields))
-    with pytest.raises(InputError, match="line 1: attribute_ids: 1099511627776 is no number"):
+    with pytest.raises(InputError, match="line 1: attribute_ids: 1099511627776 is outside"):
         convert(tmp_path / "f.tsv", tmp_path / "b.h5")
 
 
@@ -199,7 +199,7 @@ def archive(path, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"x": None}, r"b\.npz: holds no x; it has bbox"),
+        ({"x": None}, r"b\.npz: lacks x; it has bbox"),
         ({"num_bbox": 3}, "num_bbox is 3; x holds 2 regions"),
         ({"num_bbox": np.zeros(2)}, "num_bbox: expected one number"),
         ({"bbox": np.zeros((3, 4))}, r"bbox: expected \(2, 4\) numbers"),
@@ -239,7 +239,7 @@ def test_splits_of_a_folder_become_arrays_and_a_store_again(tmp_path, make_block
     assert [path.name for path in done.files] == ["test_ims.npy", "testall_ims.npy", "train_ims.npy"]
     np.testing.assert_array_equal(np.load(precomp / "testall_ims.npy")[1], block.regions["features"][2:4])
     convert(precomp, tmp_path / "again.h5", choices=Choices(ids=precomp / "testall_ids.txt"))
-    with pytest.raises(UsageError, match=r"test_ims\.npy: is there already"):
+    with pytest.raises(UsageError, match=r"test_ims\.npy: exists; fix: .*--overwrite"):
         convert(store, precomp, to="scan")
     with FeatureStore(tmp_path / "again.h5") as again:
         assert again.image_ids == ["c", "b"]
@@ -252,12 +252,12 @@ def test_splits_of_a_folder_become_arrays_and_a_store_again(tmp_path, make_block
 @pytest.mark.parametrize(
     ("target", "to", "choices", "error", "message"),
     [
-        ("a.h5", None, Choices(), UsageError, "is there already; --overwrite replaces it"),
+        ("a.h5", None, Choices(), UsageError, "a.h5: exists; fix: .*--overwrite"),
         ("f.tsv", None, Choices(), UsageError, "give --to butd or lxmert"),
         ("f", None, Choices(), UsageError, "give --to milvlg or scan"),
         ("f.tsv", "butd", Choices(dtype="float16"), UsageError, "holds float32"),
         ("f_ims.npy", None, Choices(), InputError, "image a has 2, image b has 1"),
-        ("f", "scan", Choices(), UsageError, "found no {split}_ids.txt"),
+        ("f", "scan", Choices(), UsageError, "holds no {split}_ids.txt"),
         ("g.h5", None, Choices(dtype="float16"), InputError, r"image b: 1e\+06 is too large for float16"),
     ],
 )
@@ -273,9 +273,9 @@ def test_formats_that_need_more_than_features_say_so(tmp_path):
     np.save(tmp_path / "dev_ims.npy", np.ones((1, 2, 3), np.float32))
     (tmp_path / "dev_ids.txt").write_text("../x\n")
     for to, message in (
-        ("butd", "needs boxes, image_sizes"),
-        ("lxmert", "needs class_ids"),
-        ("milvlg", "need boxes"),
+        ("butd", "lacks boxes, image_sizes, which a butd TSV needs"),
+        ("lxmert", "lacks class_ids"),
+        ("milvlg", "lacks boxes or image_sizes"),
     ):
         with pytest.raises(UsageError, match=message):
             convert(tmp_path / "dev_ims.npy", tmp_path / "out", to)
@@ -283,7 +283,7 @@ def test_formats_that_need_more_than_features_say_so(tmp_path):
 
 def test_ids_that_are_no_names_are_refused(tmp_path, make_block):
     for number, (image_id, to, message) in enumerate(
-        [("../x", "milvlg", "no name for a file"), ("a\tb", "butd", "cannot hold tabs")]
+        [("../x", "milvlg", "the id cannot be a file name"), ("a\tb", "butd", "cannot hold an id with a tab")]
     ):
         store = store_of(tmp_path / f"{number}.h5", make_block([image_id], [1]))
         with pytest.raises(InputError, match=message):
@@ -294,8 +294,8 @@ def test_names_that_the_mapping_does_not_know_are_refused(tmp_path, make_block):
     store = store_of(tmp_path / "a.h5", make_block(["cat"], [1]))
     mapping = tmp_path / "id_mapping.json"
     for text, message in (
-        ('{"1": "dog.jpg"}', "names no file"),
-        ('{"1": "a/cat.jpg", "2": "b/cat.jpg"}', "names 2 files"),
+        ('{"1": "dog.jpg"}', "matches no file"),
+        ('{"1": "a/cat.jpg", "2": "b/cat.jpg"}', "matches 2 files"),
     ):
         mapping.write_text(text)
         with pytest.raises(InputError, match=f"image cat: {message}"):

@@ -116,7 +116,7 @@ def things_of(dataset_dict: dict, classes: list[str], attributes: list[str]) -> 
     return things
 
 
-# --- the data set -------------------------------------------------------------------------------------------
+# --- the dataset ---------------------------------------------------------------------------------------------
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -154,7 +154,7 @@ def test_layout(scenes: Path) -> None:
     assert ids == [str(i) for i in range(total)]
 
 
-def test_dataset_dicts_have_detectron2_form(scenes: Path) -> None:
+def test_annotations_have_boxes_in_the_image_and_one_attribute_of_each_kind(scenes: Path) -> None:
     for split in SPLITS:
         document = annotations(scenes, split)
         assert document["classes"] == ["circle", "square", "triangle", "star"]
@@ -164,8 +164,8 @@ def test_dataset_dicts_have_detectron2_form(scenes: Path) -> None:
             assert (image["height"], image["width"]) == (160, 160)
             assert 2 <= len(image["annotations"]) <= 4
             for item in image["annotations"]:
+                assert list(item) == ["bbox", "category_id", "attribute_ids"]
                 x1, y1, x2, y2 = item["bbox"]
-                assert item["bbox_mode"] == 0
                 assert 0 <= x1 < x2 <= 160
                 assert 0 <= y1 < y2 <= 160
                 traits = [MEANING[document["attributes"][i]][0] for i in item["attribute_ids"]]
@@ -288,7 +288,7 @@ def test_vocabulary_holds_every_word(scenes: Path) -> None:
     captions = {split: load_split(scenes / "precomp", split).captions for split in SPLITS}
     counts = Counter(word for split in ("train", "dev") for text in captions[split] for word in tokenize(text))
     vocabulary = Vocabulary.load(scenes / "vocab.json")
-    # A default data set begins with the same images, so there too nothing is rarer than this.
+    # A default dataset begins with the same images, so there too nothing is rarer than this.
     assert min(counts.values()) >= 4
     assert set(vocabulary.words[4:]) == set(counts)
     assert all(word in vocabulary for text in captions["test"] for word in tokenize(text))
@@ -340,18 +340,18 @@ def test_refuses_folders_that_hold_something_else(tmp_path: Path) -> None:
     photographs = tmp_path / "coco"
     (photographs / "images").mkdir(parents=True)
     (photographs / "id_mapping.json").write_text('{"1": "photograph.jpg"}')
-    with pytest.raises(InputError, match="coco: expected a new folder"):
+    with pytest.raises(InputError, match="coco: holds something else"):
         write_scenes(photographs, 1, 1, 1)
     assert json.loads((photographs / "id_mapping.json").read_text()) == {"1": "photograph.jpg"}
 
     write_scenes(tmp_path / "scenes", 1, 1, 1)
     before = contents(tmp_path / "scenes")
-    with pytest.raises(InputError, match=r"scenes\.json: expected .*'train': 2"):
+    with pytest.raises(InputError, match=r"scenes\.json: holds the scenes of .*'train': 1.*, not of .*'train': 2"):
         write_scenes(tmp_path / "scenes", 2, 1, 1)
     assert contents(tmp_path / "scenes") == before
 
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file: expected a new folder"):
+    with pytest.raises(InputError, match="file: holds something else"):
         write_scenes(tmp_path / "file", 1, 1, 1)
 
 
@@ -363,5 +363,5 @@ def test_refuses_negative_numbers(tmp_path: Path, sizes: dict[str, int]) -> None
 
 
 def test_refuses_to_draw_nothing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no scene to draw"):
+    with pytest.raises(InputError, match="train, dev and test are all 0"):
         write_scenes(tmp_path / "out", 0, 0, 0)

@@ -31,7 +31,7 @@ def test_scans_array_has_a_row_for_each_image_or_each_caption(tmp_path, split, r
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((3, 4, 3), np.float32), "holds 3 images; split dev has 2"),
+        (np.zeros((3, 4, 3), np.float32), "holds 3 rows; split dev has 2 images"),
         (np.zeros((2, 4), np.float32), "expected floats of shape"),
         (np.zeros((2, 4, 3), np.int32), "expected floats of shape"),
         (np.array([{"a": 1}], dtype=object), "not a NumPy array file"),
@@ -49,7 +49,7 @@ def test_files_that_only_look_like_arrays_are_refused(tmp_path, split):
         ScanFeatures(tmp_path / "dev_ims.npy", split)
     with (tmp_path / "dev_ims.npy").open("wb") as file:
         np.savez(file, a=np.zeros(3))
-    with pytest.raises(InputError, match="an archive of arrays"):
+    with pytest.raises(InputError, match="expected one array, found an archive"):
         ScanFeatures(tmp_path / "dev_ims.npy", split)
 
 
@@ -71,23 +71,23 @@ def test_the_source_is_found_or_must_be_named(tmp_path, split, write_split):
     data = tmp_path / "coco"
     (data / "precomp").mkdir(parents=True)
     write_split(data / "precomp", ["1"], list("abcde"))
-    with pytest.raises(InputError, match=r"found neither features\.h5 nor dev_ims\.npy"):
+    with pytest.raises(InputError, match=r"holds neither features\.h5 nor dev_ims\.npy"):
         feature_source(data, "dev")
     (data / "precomp" / "dev_ims.npy").touch()
     assert feature_source(data, "dev").name == "dev_ims.npy"
     (data / "precomp" / "features.h5").touch()
-    with pytest.raises(UsageError, match="--features must say which"):
+    with pytest.raises(UsageError, match="name one with --features"):
         feature_source(data, "dev")
     assert feature_source(data, "dev", data / "precomp" / "features.h5").name == "features.h5"
     with pytest.raises(InputError, match="no such features file"):
         feature_source(data, "dev", tmp_path / "absent.h5")
 
 
-def test_folders_of_a_data_set(tmp_path):
+def test_folders_of_a_dataset(tmp_path):
     data = tmp_path / "f30k"
     (data / "flickr30k-images").mkdir(parents=True)
     assert images_folder(data) == data / "flickr30k-images"
-    with pytest.raises(InputError, match="found no split"):
+    with pytest.raises(InputError, match="holds no split"):
         precomp_folder(data)
     (data / "dev_ids.txt").touch()
     assert precomp_folder(data) == data
@@ -108,9 +108,9 @@ def test_folders_of_a_data_set(tmp_path):
         ("{}", "at least one entry"),
         ('{" 1": "a.jpg"}', "id ' 1': expected printable characters"),
         ('{"1\\n": "a.jpg"}', "expected printable characters"),
-        ('{"1": 2}', "id 1: expected a file name"),
-        ('{"1": "../../etc/passwd"}', "id 1: expected a file name relative to the images folder"),
-        ('{"1": "/etc/passwd"}', "id 1: expected a file name relative to the images folder"),
+        ('{"1": 2}', "id 1: expected a file"),
+        ('{"1": "../../etc/passwd"}', "id 1: expected a file relative to the images folder"),
+        ('{"1": "/etc/passwd"}', "id 1: expected a file relative to the images folder"),
     ],
 )
 def test_a_malformed_id_mapping_is_refused(tmp_path, text, message):
@@ -139,7 +139,7 @@ def test_a_folder_of_arrays_is_one_collection(scan_folder):
     expected = np.concatenate([arrays["testall"][1], arrays["train"][0], arrays["testall"][1]])
     rows = features.rows(["3", "5", "3"])
     np.testing.assert_array_equal(features.gather(rows), expected)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(features)).features(rows[0]), arrays["testall"][1])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(features)).read(rows[0]), arrays["testall"][1])
     single = data_tools.open_features(folder / "testall_ims.npy")
     np.testing.assert_array_equal(single.gather(np.array([1, 0])), arrays["testall"][::-1].reshape(8, 3))
 
@@ -153,23 +153,23 @@ def test_ids_beside_an_array_may_repeat(tmp_path, lines, rows):
     np.save(tmp_path / "dev_ims.npy", np.array([np.full((1, 2), values[i], np.float32) for i in order]))
     features = data_tools.open_features(tmp_path / "dev_ims.npy")
     assert features.image_ids == ["7", "3"]
-    assert [features.features(row)[0, 0] for row in range(2)] == [1.0, 2.0]
+    assert [features.read(row)[0, 0] for row in range(2)] == [1.0, 2.0]
 
 
 def test_a_folder_that_is_ambiguous_or_empty_is_refused(scan_folder):
     folder, _ = scan_folder
     np.save(folder / "extra_ims.npy", np.zeros((1, 2, 5), np.float32))
     (folder / "extra_ids.txt").write_text("1\n2\n3\n")
-    with pytest.raises(InputError, match=r"holds 1 images; extra_ids\.txt names 3"):
+    with pytest.raises(InputError, match=r"holds 1 rows; extra_ids\.txt has 3 images"):
         data_tools.open_features(folder)
     (folder / "extra_ids.txt").write_text("1\n")
-    with pytest.raises(InputError, match="5 numbers a region"):
+    with pytest.raises(InputError, match="5 numbers per region"):
         data_tools.open_features(folder)
     (folder / "features.h5").touch()
-    with pytest.raises(UsageError, match="name the one that is meant"):
+    with pytest.raises(UsageError, match="give one of these files"):
         data_tools.open_features(folder)
     (folder / "empty").mkdir()
-    with pytest.raises(InputError, match="found no arrays"):
+    with pytest.raises(InputError, match="holds no array"):
         data_tools.open_features(folder / "empty")
 
 

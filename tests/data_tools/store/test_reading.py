@@ -4,13 +4,13 @@ import pickle
 import h5py
 import numpy as np
 import pytest
-from data_tools.store.schema import ALIGNMENT, Block, StoreSchema
-from data_tools.store.writing import write_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_tools.errors import InputError
 from data_tools.store.reading import FeatureStore
+from data_tools.store.schema import ALIGNMENT, Block, StoreSchema
+from data_tools.store.writing import write_store
 
 ids = st.lists(
     st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8), unique=True, max_size=5
@@ -100,18 +100,21 @@ def test_a_missing_image_is_named(tmp_path, make_block):
         (lambda f: f.attrs.__setitem__("format", "other"), "not a feature store"),
         (lambda f: f.attrs.__setitem__("format_version", 9), "format version 9; this program reads version 1"),
         (lambda f: f.__delitem__("offsets"), "offsets"),
-        (lambda f: (f.__delitem__("image_ids"), f.create_group("image_ids")), "needs a data set image_ids, text"),
-        (lambda f: f["image_ids"].__setitem__(1, b"a"), "image_ids holds an id twice"),
-        (lambda f: f["image_ids"].__setitem__(1, b"\xff"), "image_ids are not UTF-8"),
-        (lambda f: f["offsets"].__setitem__(1, 9), "offsets must rise from 0 to 3"),
-        (lambda f: f["offsets"].__setitem__(2, 1), "offsets must rise from 0 to 3"),
+        (
+            lambda f: (f.__delitem__("image_ids"), f.create_group("image_ids")),
+            "expected a dataset image_ids of text",
+        ),
+        (lambda f: f["image_ids"].__setitem__(1, b"a"), "image_ids: an id is repeated"),
+        (lambda f: f["image_ids"].__setitem__(1, b"\xff"), "image_ids: not UTF-8 text"),
+        (lambda f: f["offsets"].__setitem__(1, 9), "offsets: expected 3 numbers that rise from 0 to 3"),
+        (lambda f: f["offsets"].__setitem__(2, 1), "offsets: expected 3 numbers that rise from 0 to 3"),
         (
             lambda f: (f.__delitem__("boxes"), f.create_dataset("boxes", (3, 5), "f4")),
-            r"boxes must have the shape \(3, 4\)",
+            r"boxes: expected the shape \(3, 4\)",
         ),
         (
             lambda f: (f.__delitem__("features"), f.create_dataset("features", (3,), "f4")),
-            "needs a data set features, floats in 2",
+            "expected a dataset features of floats with 2",
         ),
     ],
 )
