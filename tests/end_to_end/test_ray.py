@@ -103,9 +103,12 @@ def test_a_killed_worker_leaves_no_trace(cluster, images, tmp_path):
     )  # fmt: skip
     parts = spread.with_name("spread.h5.parts")
     deadline = time.monotonic() + 200
-    while running.poll() is None and time.monotonic() < deadline and not list(parts.glob("part-*.h5")):
+    victims = []
+    while running.poll() is None and time.monotonic() < deadline:
+        victims = workers()
+        if len(victims) == 2 and list(parts.glob("part-*.h5")):
+            break
         time.sleep(0.005)
-    victims = workers()
     assert len(victims) == 2
     os.kill(victims[0], signal.SIGKILL)
     written_at_the_kill = len(list(parts.glob("part-*.h5")))
