@@ -1,5 +1,6 @@
 # make demo   pixels to recall on a drawn data set, about eight minutes on two CPU cores
-# make test   tests, linter, formatter and type checker
+# make test   tests, linter, formatter, type checker and the order of imports
+# make docs   the documentation site, into site/; a broken link is an error
 # make bench  the measurements of docs/performance.md, some thirteen minutes on two CPU cores; make bench-gpu on a GPU
 # Each sets itself up: python3 (3.11 to 3.13), pip, make and git are all it needs.
 
@@ -7,8 +8,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
+DOCS_STAMP = $(VENV)/.installed-docs
 
-.PHONY: setup demo test bench bench-gpu clean
+.PHONY: setup demo test docs bench bench-gpu clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -23,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt extract/install_detectron2.py
 
 demo: setup
 	rm -rf runs/demo
-	$(BIN)/python -m benchmarks.demo --out runs/demo
+	$(BIN)/python -m examples.scenes --out runs/demo
 
 # Each benchmark adds its figures to benchmarks/results/MACHINE.json.
 bench: setup
@@ -46,13 +48,21 @@ bench-gpu: setup
 	$(BIN)/python -m benchmarks.convolutions --precision bf16
 	$(BIN)/python -m benchmarks.loading
 	rm -rf runs/demo
-	$(BIN)/python -m benchmarks.demo --out runs/demo --record
+	$(BIN)/python -m benchmarks.pipeline --out runs/demo --record
 
 test: setup
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	$(BIN)/lint-imports --no-logo
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs site .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -28,13 +28,13 @@ from benchmarks.extraction import make_plausible, synchronise
 from benchmarks.recording import record
 from data_tools.devices import resolve_device
 from extract.build import build_detector
+from extract.choices import Precision, Rule
 from extract.config import is_caffe, load_config
 from extract.detector.detector import Detector
-from extract.detector.precision import Precision
+from extract.detector.precision import precision_context
 from extract.detector.resizing import Geometry
 from extract.regions.selection import build_selection
 from extract.run.batches import select_regions
-from extract.run.summary import Options
 
 STAGES = {  # words in the names of PyTorch's operators, the first that fits
     "convolutions": ("convolution", "conv2d"),
@@ -73,7 +73,7 @@ def alone(calls: list[Call], precision: Precision, device: torch.device) -> Call
 
     @torch.inference_mode()
     def run() -> None:
-        with precision.context(device.type):
+        with precision_context(precision, device.type):
             for layer, key in calls:
                 x = inputs[key]
                 if isinstance(layer, nn.Linear):
@@ -122,7 +122,7 @@ def flops_of(work: Callable[[], Any]) -> int:
 
 
 def random_detector(config: str, device: torch.device, precision: Precision, proposals: int) -> Detector:
-    """A random detector of a configuration that describes this many proposals."""
+    """A random detector of a configuration with this many proposals per image."""
     cfg = load_config(config).clone()
     cfg.defrost()
     cfg.MODEL.RPN.POST_NMS_TOPK_TEST = proposals
@@ -148,7 +148,7 @@ def main() -> None:
     detector = random_detector(arguments.config, device, arguments.precision, arguments.proposals)
     image = torch.randn(3, *size, generator=torch.Generator().manual_seed(0)) * 50
     geometry = Geometry(size, size, (1.0, 1.0))
-    selection = build_selection("caffe", (36, 36), None, None, is_caffe(load_config(arguments.config)))
+    selection = build_selection(Rule.CAFFE, (36, 36), inclusive=is_caffe(load_config(arguments.config)))
 
     def network() -> Any:
         [found] = detector([image], [geometry])
@@ -164,7 +164,7 @@ def main() -> None:
     works = {
         "network": network,
         "convolutions": products,
-        "selection": lambda: select_regions(found, selection, Options()),
+        "selection": lambda: select_regions(found, selection),
     }
     times = in_turns(works, device, arguments.repeats)
     seconds = {name: statistics.median(values) for name, values in times.items()}

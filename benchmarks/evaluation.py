@@ -25,11 +25,11 @@ import torch
 from benchmarks.generated import write_data
 from benchmarks.recording import record
 from benchmarks.timing import interleaved, synchronise
+from chan.build import build_model
 from chan.config import ModelConfig
 from chan.data.splits import open_split
 from chan.evaluation import evaluate as evaluation
 from chan.evaluation.recall import BlockScorer
-from chan.model.chan import build_model
 from chan.packing import Packed
 from chan.text.tokenizers import VocabularyTokenizer
 from data_tools.captions.vocabulary import Vocabulary

@@ -5,7 +5,7 @@
         --error-precisions tf32 bf16 fp16                                # a GPU
 
 Measures, with random weights (arithmetic does not depend on them):
-- seconds and images a second of the network by precision and batch size, on one photograph of the folder at
+- seconds and images per second of the network by precision and batch size, on one photograph of the folder at
   600 x 800, and the achieved FLOP/s beside those of a plain matrix product of the same type in the same run;
 - the relative error of features against fp32, over nine boxes of each photograph, resized to 224 pixels;
 - the selection of 300 proposals over 1,600 classes beside a loop over the classes with torchvision's NMS, in both
@@ -28,14 +28,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.recording import record
 from data_tools.devices import resolve_device
+from data_tools.images.decoding import decode_bgr
 from extract.build import build_detector
+from extract.choices import Precision
 from extract.config import load_config
 from extract.detector.boxes import ending_one_later
 from extract.detector.detector import Detector
-from extract.detector.precision import Precision
+from extract.detector.precision import precision_context
 from extract.detector.resizing import Geometry
 from extract.regions.nms import per_class_nms
-from extract.run.images import read_image
 from extract.run.sources import find_sources
 
 SIZE = (600, 800)
@@ -66,7 +67,7 @@ def product_rate(precision: Precision, device: torch.device, repeats: int) -> fl
     """FLOP/s of a square matrix product in a precision."""
     kinds = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
     one = torch.randn(PRODUCT, PRODUCT, device=device).to(kinds.get(precision, torch.float32))
-    with precision.context(device.type):
+    with precision_context(precision, device.type):
         return 2 * PRODUCT**3 / seconds_of(lambda: one @ one, device, repeats)
 
 
@@ -126,7 +127,7 @@ def feature_errors(exact: Detector, others: list[Detector], pictures: list[Path]
     errors: dict[str, list[torch.Tensor]] = {other.precision.value: [] for other in others}
     resizing = replace(exact.resizing, min_side=ERROR_SIDE, max_side=2 * ERROR_SIDE)
     for path in pictures:
-        image, geometry = resizing(read_image(path))
+        image, geometry = resizing(decode_bgr(path))
         height, width = geometry.original
         corners = torch.tensor([[x, y] for x in (0.0, 0.2, 0.4) for y in (0.0, 0.25, 0.5)])
         boxes = torch.cat([corners, corners + 0.5], dim=1) * torch.tensor([width, height] * 2)
@@ -212,7 +213,7 @@ def main() -> None:
     cfg = load_config(arguments.config)
     exact = build_detector(cfg, None, device)
     make_plausible(exact)
-    photograph = torch.from_numpy(read_image(pictures[0])).permute(2, 0, 1)[None].float()
+    photograph = torch.from_numpy(decode_bgr(pictures[0])).permute(2, 0, 1)[None].float()
     photograph = torch.nn.functional.interpolate(photograph, SIZE, mode="bilinear")[0]
     image = photograph - torch.tensor(cfg.MODEL.PIXEL_MEAN)[:, None, None]
     geometry = Geometry(SIZE, SIZE, (1.0, 1.0))

@@ -3,8 +3,8 @@
     python -m benchmarks.flickr8k --data flickr8k_1k --bert FOLDER --out benchmarks/results/flickr8k.json
 
 Trains each recipe with each seed, evaluates the best weights on dev and test, and prints mean and spread. Figures
-that the output file already has, of the same recipe, seed and number of epochs, are taken from it, and a run that
-was stopped goes on.
+that the output file already has for a recipe, seed and number of epochs are not measured again, and an interrupted
+run is resumed.
 """
 
 import argparse
@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.demo import BIN, machine
+from benchmarks.machine import machine
+from examples.scenes import BIN
 
 SUM = ("loss.warmup_epochs=15", "train.epochs=15", "train.lr_decay_epoch=10")
 HARDEST = ("loss.warmup_epochs=8", "train.epochs=14", "train.lr_decay_epoch=11")
@@ -33,8 +34,10 @@ RECIPES: dict[str, tuple[str, ...]] = {
         "train.weight_decay=1e-4",
     ),
 }
-MEASURES = ("dev rsum", "test rsum", "test i2t r1", "test i2t r5", "test i2t r10")
-MEASURES += ("test t2i r1", "test t2i r5", "test t2i r10")
+MEASURES = (
+    *("dev rsum", "test rsum", "test i2t r1", "test i2t r5", "test i2t r10"),
+    *("test t2i r1", "test t2i r5", "test t2i r10"),
+)
 
 
 def chan(*arguments: str) -> Any:
@@ -46,7 +49,7 @@ def chan(*arguments: str) -> Any:
 
 
 def measure(run: Path, data: str, changes: list[str]) -> dict[str, Any]:
-    """Train in the folder `run`, or go on there, and evaluate."""
+    """Train in the folder `run`, or resume the run in it, and evaluate."""
     start = ["--resume"] if (run / "config.yaml").is_file() else ["--config", "flickr8k"]
     trained = chan("train", "--data", data, "--out", str(run), *start, *changes)
     found: dict[str, Any] = {"best_epoch": trained["best_epoch"], "dev rsum": trained["best_rsum"]}
@@ -58,7 +61,7 @@ def measure(run: Path, data: str, changes: list[str]) -> dict[str, Any]:
 
 
 def table(runs: dict[str, dict[str, Any]], recipes: list[str]) -> str:
-    """Mean, and from two seeds on the standard deviation, of every measure."""
+    """Mean of every measure and, for two seeds or more, the standard deviation."""
     lines = [f"{'recipe':18}{'seeds':>6}" + "".join(f"{name:>16}" for name in MEASURES)]
     for recipe in recipes:
         found = [run for run in runs.values() if run["recipe"] == recipe]

@@ -5,6 +5,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
+
 from data_tools.store.schema import Block, StoreSchema
 from data_tools.store.writing import write_store
 

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from data_tools.store.schema import Block
 
 from benchmarks.recording import record
 from data_tools.store.parts import Parts
 from data_tools.store.reading import FeatureStore
+from data_tools.store.schema import Block
 
 REGIONS, DIM = 36, 2048
 LIMIT = 4e9  # bytes

@@ -23,8 +23,8 @@ import cv2
 import numpy as np
 
 from benchmarks.recording import record
+from data_tools.images.decoding import decode_bgr
 from extract.detector.resizing import METHODS, Resizing
-from extract.run.images import read_image
 from extract.run.loading import AHEAD, load
 from extract.run.sources import Sources, find_sources
 
@@ -71,7 +71,7 @@ def check(sources: Sources, resizing: Resizing) -> None:
     """Stop where processes do not give what a plain loop gives."""
     order = range(min(len(sources.images), 8))
     for item in load(sources.folder, sources.images, order, resizing, workers=2):
-        pixels, geometry = resizing(read_image(sources.folder / sources.images[item.position].file))
+        pixels, geometry = resizing(decode_bgr(sources.folder / sources.images[item.position].file))
         if item.pixels is None or item.geometry != geometry or not np.array_equal(item.pixels, pixels.numpy()):
             raise SystemExit(f"{resizing.method}: the loader's arrays differ from a plain loop's")
 

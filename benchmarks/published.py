@@ -1,8 +1,8 @@
-"""The formulas of the published CHAN code in plain PyTorch, on padded tensors, as the thing to be compared with.
+"""The formulas of the published CHAN code in plain PyTorch, on padded tensors, for comparison.
 
 Written from the paper (section 3) and from what the public code computes: one similarity tensor of images x
-captions x regions x words with a mask of its shape; masked values are recognised again in the pooling. Its
-cross-attention goes through the captions one by one.
+captions x regions x words with a mask of that shape; the pooling recognises masked values by their value. Its
+cross-attention processes one caption at a time.
 
 Shapes: B_i images, B_t captions, K regions of the image with most, L words of the longest caption, D joint
 dimension.

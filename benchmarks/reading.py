@@ -25,12 +25,12 @@ from typing import Any
 
 import h5py
 import numpy as np
-from data_tools.store.schema import Block, StoreSchema
-from data_tools.store.writing import write_store
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.recording import record
 from data_tools.store.reading import FeatureStore
+from data_tools.store.schema import Block, StoreSchema
+from data_tools.store.writing import write_store
 
 REGIONS, DIM = 36, 2048
 TARGET = 0.8  # of the memory map's images a second

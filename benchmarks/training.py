@@ -4,8 +4,8 @@
     python -m benchmarks.training --pairs 32 --dim 64 --features 128     # a try
 
 A step is encoders, scores of all pairs, hinge loss with hardest negatives, backward pass, clipping and AdamW. Both
-versions start from the same weights and see the same batch; that they agree is checked first. Each is then timed
-in a process of its own, whose peak memory beyond weights, optimizer and batch is that of the step.
+versions start from the same weights and get the same batch; that they agree is checked first. Each is then timed
+in a separate process, whose peak memory beyond weights, optimizer and batch is that of the step.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from chan.packing import Packed, pack
 from chan.scoring.pairwise import Scoring
 from chan.training.losses import contrastive
 from chan.training.optimizer import make_optimizer
-from chan.training.step import TrainingStep, make_scaler
+from chan.training.step import TrainingStep
 
 VOCABULARY, WORD_DIM = 8000, 300
 VERSIONS = ("packed", "published")
@@ -59,11 +59,11 @@ def build_step(sizes: argparse.Namespace, device: torch.device) -> TrainingStep:
     text = BiGRUEncoder(VOCABULARY, WORD_DIM, sizes.dim)
     model = Chan(ImageEncoder(sizes.features, sizes.dim, "selfattention"), text, Scoring()).to(device).train()
     optimizer = make_optimizer(model, 5e-4, 0.1, 0.01)
-    return TrainingStep(model, optimizer, make_scaler(sizes.precision, device), device, sizes.precision)
+    return TrainingStep(model, optimizer, device, sizes.precision)
 
 
 class Published(TrainingStep):
-    """The same step with padded tensors and the formulas written down as they stand in the paper."""
+    """The same step with padded tensors and the formulas as written in the paper."""
 
     def gradients(self, batch: Batch, criterion: Any, seed: int) -> Tensor:
         """As in `TrainingStep`, with a tensor of images x captions x regions x words."""
@@ -95,11 +95,11 @@ class Published(TrainingStep):
 
 
 def make(version: str, sizes: argparse.Namespace, device: torch.device) -> TrainingStep:
-    """A stepper of one of `VERSIONS`."""
-    stepper = build_step(sizes, device)
+    """The training step of one of `VERSIONS`."""
+    step = build_step(sizes, device)
     if version == "published":
-        stepper.__class__ = Published
-    return stepper
+        step.__class__ = Published
+    return step
 
 
 def check(sizes: argparse.Namespace, device: torch.device) -> None:
@@ -107,11 +107,9 @@ def check(sizes: argparse.Namespace, device: torch.device) -> None:
     few = argparse.Namespace(**{**vars(sizes), "pairs": min(16, sizes.pairs), "precision": "fp32"})
     batch, found = make_batch(few).to(device), []
     for version in VERSIONS:
-        stepper = make(version, few, device)
-        loss = stepper.gradients(batch, hardest, seed=0)
-        found.append(
-            (loss, torch.cat([p.grad.flatten() for p in stepper.model.parameters() if p.grad is not None]))
-        )
+        step = make(version, few, device)
+        loss = step.gradients(batch, hardest, seed=0)
+        found.append((loss, torch.cat([p.grad.flatten() for p in step.model.parameters() if p.grad is not None])))
     (loss, gradient), (other, expected) = found
     difference = float((gradient - expected).norm() / expected.norm())
     if abs(float(loss - other)) > 1e-3 * float(other) or difference > 1e-2:
@@ -120,17 +118,17 @@ def check(sizes: argparse.Namespace, device: torch.device) -> None:
 
 
 def timed(version: str, sizes: argparse.Namespace, device: torch.device) -> dict[str, float]:
-    """Median seconds of a step and peak bytes beyond what lies there between steps, in this process."""
-    batch, stepper = make_batch(sizes).to(device), make(version, sizes, device)
+    """Median seconds per step, and peak bytes of a step beyond those in use between steps, in this process."""
+    batch, step = make_batch(sizes).to(device), make(version, sizes, device)
     tiny = Batch(batch.images.slice(0, 2), batch.captions.slice(0, 2), batch.image_of_pair[:2])
-    stepper.take(tiny, hardest, seed=0)  # so that the optimizer has its state
+    step(tiny, hardest, seed=0)  # so that the optimizer has its state
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     before = _memory(device)
     seconds = []
-    for step in range(sizes.steps + 1):
+    for number in range(sizes.steps + 1):
         start = time.perf_counter()
-        stepper.take(batch, hardest, seed=step)
+        step(batch, hardest, seed=number)
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)

@@ -5,14 +5,14 @@
     python -m benchmarks.training_shares --recipes coco_bigru --precision bf16 --steps 200
 
 Each recipe of `configs/chan` is trained for a few steps, by the code that `chan train` runs, on drawn features
-(36 regions x 2048 an image) and captions of 8 to 20 words, which are read from where `data.cache` and
-`--features` may put them: the device's memory, a mapped feature store (float16), SCAN's `.npy` (float32). That
-all three give the same batches is checked first. All files are in the page cache, so that no disk is measured.
+(36 regions x 2048 per image) and captions of 8 to 20 words. They are read from each place that `data.cache` and
+`--features` allow: the device's memory, a mapped feature store (float16), SCAN's `.npy` (float32). That all three
+give the same batches is checked first. All files are in the page cache, so that no disk is measured.
 
-The parts of a step are taken with the device waited for at each border, in other steps than those whose speed is
-given (on a CPU, which nothing runs ahead of, in the same). `data` is the wait for the next batch at a moment when
-the device has nothing left to do, its copy to the device included: an upper bound of what a step loses by it,
-which should be below 5 %. For scale: the time of copying a batch's features once.
+The parts of a step are timed with the device synchronised between them, in other steps than those whose speed is
+given (on a CPU, which works synchronously, in the same). `data` is the wait for the next batch while the device is
+idle, its copy to the device included: an upper bound of what a step loses by it, which should be below 5 %. For
+scale, the time of copying a batch's features once is given too.
 """
 
 import argparse
@@ -28,20 +28,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from data_tools.store.schema import Block, StoreSchema
-from data_tools.store.writing import write_store
 from torch import Tensor
 
 from benchmarks.recording import record
+from chan.build import build_schedule, build_step, build_tokenizer
 from chan.config import Config, TextEncoderName, load_config
 from chan.data.batches import Batch, TrainingPairs, epoch_order, training_batches
 from chan.data.feature_cache import make_cache
 from chan.data.splits import open_split
+from chan.keys import with_value
 from chan.packing import Packed
 from chan.training.distributed import Ranks
-from chan.training.loop import build_step, make_criterion, make_reader
-from chan.training.step import Criterion, TrainingStep
+from chan.training.losses import Criterion
+from chan.training.step import TrainingStep
 from data_tools.captions.vocabulary import SPECIAL, Vocabulary
+from data_tools.store.schema import Block, StoreSchema
+from data_tools.store.writing import write_store
 
 RECIPES = {"coco_bigru": 11_353, "f30k_bigru": 8_481, "coco_bert": 30_522, "f30k_bert": 30_522}
 """The recipes and the sizes of their vocabularies."""
@@ -54,7 +56,7 @@ QUICK |= {"images": 200, "workers": 2, "warmup": 6, "steps": 16}  # more steps t
 
 
 class Watch:
-    """Adds up what lies between marks, the device waited for at each."""
+    """Adds up the time between marks, with the device synchronised at each."""
 
     def __init__(self, device: torch.device, parts: bool) -> None:
         self.device, self.parts = device, parts
@@ -62,26 +64,26 @@ class Watch:
         self._last = 0.0
 
     def start(self) -> None:
-        """Begin at this moment, with nothing added up."""
+        """Start from zero."""
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self._last = self.now()
 
     def now(self) -> float:
-        """The time when the device has nothing left to do."""
+        """The time, in seconds, once the device is idle."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def mark(self, part: str) -> None:
-        """What has passed since the last mark was this part."""
+        """The time since the last mark was spent in this part."""
         if self.parts:
             now = self.now()
             self.seconds[part] += now - self._last
             self._last = now
 
 
-class WatchedStepper(TrainingStep):
-    """A stepper that tells a watch where it is."""
+class WatchedStep(TrainingStep):
+    """A training step that tells a watch where it is."""
 
     watch: Watch
 
@@ -103,10 +105,10 @@ class WatchedStepper(TrainingStep):
         self.watch.mark("backward")
         return loss
 
-    def take(self, batch: Batch, criterion: Criterion, seed: int) -> Tensor:
+    def __call__(self, batch: Batch, criterion: Criterion, seed: int) -> Tensor:
         """As in `TrainingStep`."""
         self.watch.mark("data")
-        loss = super().take(batch, criterion, seed)
+        loss = super().__call__(batch, criterion, seed)
         self.watch.mark("clip, optimiser")
         return loss
 
@@ -148,7 +150,7 @@ def write_bert(folder: Path, layers: int) -> None:
 
 
 def recipe_config(recipe: str, folder: Path, options: argparse.Namespace) -> Config:
-    """The recipe with the sizes that were asked for and this run's files."""
+    """The recipe with the sizes of the options and this run's files."""
     changes = {
         "train.batch_size": options.pairs,
         "model.dim": options.dim,
@@ -169,46 +171,45 @@ class Training:
 
     def __init__(self, recipe: str, folder: Path, options: argparse.Namespace) -> None:
         self.folder, self.device = folder, torch.device(options.device)
-        self.config = recipe_config(recipe, folder, options)
-        self.config.model.image.dim = FEATURES
-        self.reader = make_reader(self.config, folder, [])
-        made = build_step(self.config, self.reader, self.device, Ranks(), pretrained=False)
-        self.stepper = WatchedStepper(**{f.name: getattr(made, f.name) for f in fields(made) if f.init})
-        self.stepper.model.train()
-        self.criterion = make_criterion(self.config.loss, self.config.loss.warmup_epochs)  # hardest negatives
+        self.config = with_value(recipe_config(recipe, folder, options), "model.image.dim", FEATURES)
+        self.tokenizer = build_tokenizer(self.config, folder, [])
+        built = build_step(self.config, self.tokenizer, self.device, Ranks(), pretrained=False)
+        self.step = WatchedStep(**{f.name: getattr(built, f.name) for f in fields(built) if f.init})
+        self.step.model.train()
+        self.criterion = build_schedule(self.config).criterion(self.config.loss.warmup_epochs)  # hardest negatives
 
     def batches(self, source: str, features: Path, workers: int) -> Iterator[Batch]:
-        """Batches without end."""
-        opened = open_split(self.folder, "train", features)
-        cache = make_cache(opened, "device" if source == "device" else "mmap", self.device)
+        """Batches of one epoch after another, without end."""
+        split = open_split(self.folder, "train", features)
+        cache = make_cache(split, "device" if source == "device" else "mmap", self.device)
         data, train = self.config.data, self.config.train
         starts = None if cache is None else cache.starts
         pairs = TrainingPairs(
-            opened, self.reader, data.region_keep_prob, data.token_change_prob, train.seed, cache_starts=starts
+            split, self.tokenizer, data.region_keep_prob, data.token_change_prob, train.seed, cache_starts=starts
         )
         for epoch in count():
             steps = epoch_order(len(pairs), train.batch_size, train.seed, epoch)
             yield from training_batches(pairs, epoch, steps, workers, self.device, cache)
 
-    def take(self, batches: Iterator[Batch], steps: int, watch: Watch) -> float:
+    def run(self, batches: Iterator[Batch], steps: int, watch: Watch) -> float:
         """Seconds of so many steps."""
-        self.stepper.watch = watch
+        self.step.watch = watch
         watch.start()
         start = watch.now()
-        for step, batch in enumerate(islice(batches, steps)):
-            self.stepper.take(batch, self.criterion, step)
+        for number, batch in enumerate(islice(batches, steps)):
+            self.step(batch, self.criterion, number)
         return watch.now() - start
 
     def measured(self, source: str, features: Path, options: argparse.Namespace) -> dict[str, Any]:
-        """Steps a second and the share of each part."""
+        """Steps per second and the share of each part."""
         batches = self.batches(source, features, self.config.data.workers)
         parts = Watch(self.device, parts=True)
-        self.take(batches, options.warmup, parts)
-        seconds = self.take(batches, options.steps, parts)
+        self.run(batches, options.warmup, parts)
+        seconds = self.run(batches, options.steps, parts)
         shares = {part: own / seconds for part, own in parts.seconds.items()}
         if self.device.type == "cuda":
-            self.take(batches, options.warmup, Watch(self.device, parts=False))
-            seconds = self.take(batches, options.steps, Watch(self.device, parts=False))
+            self.run(batches, options.warmup, Watch(self.device, parts=False))
+            seconds = self.run(batches, options.steps, Watch(self.device, parts=False))
         pairs = self.config.train.batch_size
         speeds = {"steps_per_second": options.steps / seconds, "pairs_per_second": options.steps * pairs / seconds}
         return {"source": source, **speeds, "shares": shares}

@@ -1,7 +1,28 @@
 """CHAN: image-text retrieval from region features with hard assignment coding (Pan et al., CVPR 2023)."""
 
-import os
+from typing import TYPE_CHECKING
 
-# On Linux, tensors of megabytes then come in huge pages: a training step on a CPU spends half its time on the page
-# faults of small ones (docs/performance.md). PyTorch reads it with its first tensor; who sets it to 0 keeps that.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+from data_tools.facade import lazy_names
+
+if TYPE_CHECKING:
+    from chan.config import Config as Config
+    from chan.config import load_config as load_config
+    from chan.data.splits import open_split as open_split
+    from chan.model.chan import Chan as Chan
+    from chan.packing import Packed as Packed
+    from chan.runs.folder import load_best_model as load_best_model
+    from chan.runs.importing import import_checkpoint as import_checkpoint
+    from chan.scoring.pairwise import pairwise_scores as pairwise_scores
+else:  # hidden from type checkers, to which every name would exist with a __getattr__
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {
+            "chan.config": ("Config", "load_config"),
+            "chan.data.splits": ("open_split",),
+            "chan.model.chan": ("Chan",),
+            "chan.packing": ("Packed",),
+            "chan.runs.folder": ("load_best_model",),
+            "chan.runs.importing": ("import_checkpoint",),
+            "chan.scoring.pairwise": ("pairwise_scores",),
+        },
+    )

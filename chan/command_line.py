@@ -1,75 +1,103 @@
-"""The command `chan`: parses, calls, prints."""
+"""The command `chan`: parses, calls, prints.
+
+Each command imports what it needs in its body, so that `--help` and a usage error import no library of arithmetic.
+"""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import typer
-
-from chan.config import Config, PrecisionName, ScheduleName, differing_keys, load_config, override
-from chan.data.splits import check_dim, open_split
-from chan.evaluation import coco_metrics, recall
-from chan.evaluation import evaluate as evaluation
-from chan.retrieval import drawing as pictures
-from chan.retrieval import explanation
-from chan.runs import folder as runs
-from chan.runs import importing
-from chan.training import distributed
-from chan.training import loop as training
-from chan.training.step import PRODUCTS
-from data_tools.captions.splits import Split, load_split
+from chan.choices import PrecisionName
 from data_tools.console import entry_point, print_json
-from data_tools.devices import resolve_device
 from data_tools.errors import UsageError
-from data_tools.files import replacing
-from data_tools.layout import precomp_folder
-
-app = typer.Typer(
-    help="Train CHAN on region features and captions, and measure retrieval.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+from data_tools.options import (
+    INPUT,
+    OUTPUT,
+    RUN,
+    Device,
+    Json,
+    Resume,
+    argument,
+    command,
+    config_option,
+    flag,
+    make_group,
+    option,
+    seed_option,
 )
 
-Data = Annotated[Path, typer.Option(help="Folder of the data set, with precomp/ in it.", show_default=False)]
-Features = Annotated[
-    Path | None, typer.Option(help="Features file, or a folder that holds it.", show_default="in DATA")
+if TYPE_CHECKING:
+    from chan.config import Config
+    from chan.evaluation.evaluate import Evaluation
+    from data_tools.captions.splits import Split
+
+METRICS = "Metrics"  # a group of the help
+
+app = make_group("chan", "Train CHAN on region features and captions, and measure and explain its retrieval.")
+
+RunFolder = Annotated[Path, argument("RUN", "Run folder, written by chan train or chan import.")]
+Data = Annotated[
+    Path, option(INPUT, "Data folder, with splits and features in its precomp/ folder.", metavar="DIR")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a summary.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
-Folds = Annotated[int, typer.Option(min=1, help="Consecutive parts of the images to average over.")]
-Eccv = Annotated[bool, typer.Option("--eccv", help="Add CxC and ECCV Caption metrics (COCO's testall).")]
-BootstrapSeed = Annotated[int, typer.Option(min=0, help="Of the resampling behind the 95 % intervals.")]
-ANY_SPLIT = typer.Option(help="Split: dev, test, testall, ...", show_default=False)
+Features = Annotated[
+    Path | None,
+    option(
+        INPUT,
+        "Features: an HDF5 store, a .npy file of SCAN, or a folder that holds one of them.",
+        metavar="FILE|DIR",
+        show_default="the features in --data",
+    ),
+]
+SplitName = Annotated[str, option(INPUT, "Name of the split, for instance dev, test or testall.", metavar="NAME")]
+Folds = Annotated[
+    int,
+    option(
+        METRICS,
+        "Average the metrics over this many consecutive parts of the images; 5 on testall is COCO's 1K protocol.",
+        metavar="N",
+        min=1,
+    ),
+]
+Eccv = Annotated[bool, flag(METRICS, "Add the metrics of CxC and ECCV Caption (COCO's testall only).", "--eccv")]
+BootstrapSeed = Annotated[int, seed_option("the bootstrap resampling behind the 95 % intervals")]
 
 
-@app.command("train")
+@command(
+    app,
+    "chan train --config scenes --data data/scenes --out runs/chan train.epochs=10",
+    resuming="--resume continues after the last complete epoch",
+)
 def train(
-    data: Data,
-    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run.", show_default=False)],
-    config: Annotated[
-        str | None, typer.Option(help="A shipped configuration or a YAML file.", show_default=False)
-    ] = None,
-    features: Features = None,
-    resume: Annotated[bool, typer.Option(help="Continue the run in RUN.")] = False,
-    device: Device = "auto",
-    seed: Annotated[int | None, typer.Option(help="The same as train.seed=N.", show_default=False)] = None,
-    as_json: Json = False,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Configuration keys.")
+        list[str] | None,
+        argument("KEY=VALUE", "Values that replace those of the configuration, for instance train.lr=1e-4."),
     ] = None,
+    *,
+    data: Data,
+    features: Features = None,
+    config: Annotated[str | None, config_option("chan", INPUT, " Required for a new run.")] = None,
+    resume: Resume = False,
+    device: Device = "auto",
+    seed: Annotated[
+        int | None,
+        seed_option(
+            "the initial weights, the order and the augmentation", show_default="train.seed of the configuration"
+        ),
+    ] = None,
+    out: Annotated[Path, option(OUTPUT, "Run folder to write.", metavar="RUN")],
+    as_json: Json = False,
 ) -> None:
-    """Train a model; validates on the split dev after every epoch.
+    """Train a model; the split dev is measured after every epoch and the best weights are kept.
 
     On several GPUs: torchrun --nproc-per-node 4 -m chan train ...
-
-    Example: chan train --config scenes --data runs/scenes --out runs/chan train.epochs=10
     """
     changes = [*(overrides or []), *([] if seed is None else [f"train.seed={seed}"])]
-    chosen = _resumed_config(out, config, changes) if resume else _new_config(config, changes)
-    done = training.train(out, chosen, data, features, resolve_device(device), resume)
+    chosen = _chosen_config(out, config, changes, resume)
+    from chan.runs.train import train as train_run
+    from chan.training import checkpoints, distributed
+    from data_tools.devices import resolve_device
+
+    done = train_run(out, chosen, data, features, resolve_device(device), resume)
     if not distributed.is_main_process():
         return
     if as_json:
@@ -77,38 +105,50 @@ def train(
         print_json({**document, "best_rsum": done.best_rsum, "best_epoch": done.best_epoch + 1})
     else:
         best = done.best_epoch + 1
-        print(f"best dev rsum {done.best_rsum:.1f} after epoch {best} of {done.epoch}: {out / runs.BEST}")
+        print(f"best dev rsum {done.best_rsum:.1f} after epoch {best} of {done.epoch}: {out / checkpoints.BEST}")
 
 
-@app.command("evaluate")
+@command(app, "chan evaluate runs/chan --data data/scenes --split test")
 def evaluate(
     run: RunFolder,
+    *,
     data: Data,
-    split: Annotated[str, ANY_SPLIT],
+    split: SplitName,
     features: Features = None,
     folds: Folds = 1,
-    scores: Annotated[
-        Path | None, typer.Option(help="Write the (images, captions) scores here.", show_default=False)
-    ] = None,
     eccv: Eccv = False,
     precision: Annotated[
-        PrecisionName, typer.Option(help="Of the products of regions and words.")
+        PrecisionName, option(RUN, "Arithmetic of the products of regions and words.")
     ] = PrecisionName.fp32,
     device: Device = "auto",
     seed: BootstrapSeed = 0,
+    scores: Annotated[
+        Path | None,
+        option(
+            OUTPUT, "Also write the scores, a float32 array (images, captions), to this .npy file.", metavar="FILE"
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure recall of a run's best weights on a split.
+    """Measure the recall of a run's best weights on a split."""
+    import numpy as np
 
-    Example: chan evaluate runs/chan --data runs/scenes --split test
-    """
+    from chan.data.splits import check_dim, open_split
+    from chan.evaluation import coco_metrics, recall
+    from chan.evaluation import evaluate as evaluation
+    from chan.runs import folder as runs
+    from chan.runs.provenance import check_provenance
+    from chan.training.step import PRODUCTS
+    from data_tools.devices import resolve_device
+    from data_tools.files import replacing
+
     where = resolve_device(device)
-    model, dim, reader = runs.load_best_model(run, where)
+    model, dim, tokenizer = runs.load_best_model(run, where)
     opened = open_split(data, split, features)
     check_dim(opened, dim)
-    runs.check_provenance(run, opened)
+    check_provenance(run, opened)
     coco = coco_metrics.CocoTest.of(opened.split) if eccv else None
-    regions, words = evaluation.encode(model, opened, reader, where)
+    regions, words = evaluation.encode(model, opened, tokenizer, where)
     products, more = PRODUCTS[precision.value], {}
     scorer = evaluation.of_embeddings(model, regions, words, products)
     if scores is not None or coco is not None:
@@ -122,24 +162,25 @@ def evaluate(
     _report(opened.split, evaluation.evaluate(opened.split, folds, scorer, seed), more, as_json)
 
 
-@app.command("ensemble")
+@command(app, "chan ensemble gru.npy bert.npy --data data/f30k --split test")
 def ensemble(
-    scores: Annotated[
-        list[Path], typer.Argument(metavar="A.npy B.npy ...", help="Scores that `evaluate --scores` wrote.")
-    ],
+    scores: Annotated[list[Path], argument("SCORES", "Two or more files that chan evaluate --scores wrote.")],
+    *,
     data: Data,
-    split: Annotated[str, ANY_SPLIT],
+    split: SplitName,
     folds: Folds = 1,
     eccv: Eccv = False,
     seed: BootstrapSeed = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure recall of the average of several models' scores.
-
-    Example: chan ensemble gru.npy bert.npy --data data/f30k --split test
-    """
+    """Measure the recall of the average of several models' scores."""
     if len(scores) < 2:
         raise UsageError("an ensemble needs the scores of two models or more")
+    from chan.evaluation import coco_metrics, recall
+    from chan.evaluation import evaluate as evaluation
+    from data_tools.captions.splits import load_split
+    from data_tools.layout import precomp_folder
+
     loaded = load_split(precomp_folder(data), split)
     coco = coco_metrics.CocoTest.of(loaded) if eccv else None
     matrix = evaluation.load_scores(scores[0], loaded)
@@ -150,22 +191,32 @@ def ensemble(
     _report(loaded, result, {} if coco is None else coco.measure(matrix), as_json)
 
 
-@app.command("import")
+@command(
+    app,
+    "chan import model_best.pth --vocab data/vocab/f30k_precomp_vocab.json --out runs/published",
+    name="import",
+)
 def import_checkpoint(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT.pth", show_default=False)],
-    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run to make.", show_default=False)],
+    checkpoint: Annotated[Path, argument("CHECKPOINT", "Checkpoint (.pth) of the public CHAN code.")],
+    *,
     vocab: Annotated[
-        Path | None, typer.Option(help="SCAN's vocabulary that it was trained with (bigru).", show_default=False)
+        Path | None,
+        option(INPUT, "SCAN's vocabulary file of the training; required for a BiGRU.", metavar="FILE"),
     ] = None,
     bert: Annotated[
-        str | None, typer.Option(help="Name or folder of the BERT it began with (bert).", show_default=False)
+        str | None,
+        option(
+            INPUT,
+            "Name at Hugging Face, or folder, of the pretrained BERT; required for a BERT.",
+            metavar="NAME|DIR",
+        ),
     ] = None,
+    out: Annotated[Path, option(OUTPUT, "Run folder to write.", metavar="RUN")],
     as_json: Json = False,
 ) -> None:
-    """Turn a checkpoint of the public CHAN code into a run folder.
+    """Turn a checkpoint of the public CHAN code into a run folder."""
+    from chan.runs import importing
 
-    Example: chan import model_best.pth --vocab data/vocab/f30k_precomp_vocab.json --out runs/published
-    """
     imported = importing.import_checkpoint(checkpoint, vocab, bert, out)
     if as_json:
         print_json({"run": str(out), "epoch": imported.epoch, "best_rsum": imported.best_rsum})
@@ -173,52 +224,58 @@ def import_checkpoint(
         print(f"checkpoint of epoch {imported.epoch}, best rsum {imported.best_rsum:.1f}: {out}")
 
 
-@app.command("explain")
+@command(app, "chan explain runs/chan --data data/scenes --split test --out explained.png")
 def explain(
     run: RunFolder,
+    *,
     data: Data,
-    split: Annotated[str, ANY_SPLIT],
-    out: Annotated[Path, typer.Option(metavar="FILE.png", help="Picture to write.", show_default=False)],
+    split: SplitName,
     features: Features = None,
     device: Device = "auto",
+    out: Annotated[Path, option(OUTPUT, "Picture (PNG) to write.", metavar="FILE")],
+    as_json: Json = False,
 ) -> None:
-    """Draw, for eight captions, the best three images and the region that each content word picked.
+    """Draw, for eight captions, the best three images and the region that each content word picked."""
+    from chan.data.splits import check_dim, open_split
+    from chan.retrieval import drawing as pictures
+    from chan.retrieval import explanation
+    from chan.runs import folder as runs
+    from chan.runs.provenance import check_provenance
+    from data_tools.devices import resolve_device
 
-    Example: chan explain runs/chan --data runs/scenes --split test --out explained.png
-    """
     where = resolve_device(device)
-    model, dim, reader = runs.load_best_model(run, where)
+    model, dim, tokenizer = runs.load_best_model(run, where)
     opened = open_split(data, split, features)
     check_dim(opened, dim)
-    runs.check_provenance(run, opened)
-    rows = explanation.explain(model, opened, reader, explanation.image_files(data, opened), where)
+    check_provenance(run, opened)
+    rows = explanation.explain(model, opened, tokenizer, explanation.image_files(data, opened), where)
     pictures.save(pictures.draw(rows), out)
-    print(f"{len(rows)} captions: {out}")
+    if as_json:
+        print_json({"file": str(out), "captions": len(rows)})
+    else:
+        print(f"{len(rows)} captions: {out}")
 
 
-def _new_config(spec: str | None, changes: list[str]) -> Config:
+def _chosen_config(folder: Path, spec: str | None, changes: list[str], resume: bool) -> "Config":
+    """The configuration of a new run, or of the resumed one in `folder`.
+
+    Raises:
+        UsageError: a new run has no configuration, or a resumed one is asked to change it.
+    """
+    if resume:
+        from chan.runs.train import resumed_config
+
+        return resumed_config(folder, spec, changes)
     if spec is None:
-        raise UsageError("--config is needed for a new run")
+        raise UsageError(f"--config is needed for a new run; --resume continues the one in {folder}")
+    from chan.config import load_config
+
     return load_config(spec, changes)
 
 
-def _resumed_config(folder: Path, spec: str | None, changes: list[str]) -> Config:
-    """The run's configuration; what else is asked for may differ only in what leaves its epochs alike."""
-    stored = runs.load_run_config(folder)
-    asked = override(stored if spec is None else load_config(spec), changes)
-    if asked.model.image.dim is None:
-        asked.model.image.dim = stored.model.image.dim
-    free = {"data.cache", "data.workers", "train.patience", "train.epochs"}
-    changed = differing_keys(stored, asked)
-    for key in changed:
-        if key not in free:
-            raise UsageError(f"{folder}: a resumed run keeps its configuration, but {key} differs")
-    if "train.epochs" in changed and stored.train.schedule is ScheduleName.cosine:
-        raise UsageError(f"{folder}: train.epochs: a cosine ends with its last epoch and cannot be prolonged")
-    return asked
+def _report(split: "Split", result: "Evaluation", more: dict[str, Any], as_json: bool) -> None:
+    from chan.evaluation import evaluate as evaluation
 
-
-def _report(split: Split, result: evaluation.Evaluation, more: dict[str, Any], as_json: bool) -> None:
     if as_json:
         document = {"split": split.name, "folds": result.folds, **evaluation.as_document(result.recall)}
         print_json({**document, "intervals": asdict(result.intervals), **({"eccv_caption": more} if more else {})})

@@ -1,18 +1,24 @@
-"""The configuration of a run: typed defaults, over them a YAML file, over that `key=value` arguments."""
+"""The configuration of a run: typed defaults, over them a YAML file, over that `key=value` arguments.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+`python -m chan.config docs/chan.md` renews the table of keys in the documentation.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from data_tools.configs import find_config
-from data_tools.errors import InputError, UsageError
-from data_tools.files import replace_file
+from chan.choices import PrecisionName
+from chan.keys import above, at_least, between, check_ranges, key, keys_of, markdown_table, multiple_of, null_or
+from data_tools.configs import config_folder, find_config
+from data_tools.errors import InputError, UsageError, one_line
+from data_tools.files import is_inside, read_text, replace_file
 
 CodingName = StrEnum("CodingName", ["vha", "tha", "vsa", "t2i"])
 PoolingName = StrEnum("PoolingName", ["max", "mean", "sum", "softmax", "lse"])
@@ -21,157 +27,193 @@ TextEncoderName = StrEnum("TextEncoderName", ["bigru", "bert"])
 LossName = StrEnum("LossName", ["contrastive", "infonce"])
 CacheName = StrEnum("CacheName", ["auto", "mmap", "memory", "device"])
 ScheduleName = StrEnum("ScheduleName", ["step", "cosine"])
-PrecisionName = StrEnum("PrecisionName", ["fp32", "bf16", "fp16"])
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class ImageConfig:
     """The image encoder."""
 
-    dim: int | None = None  # numbers in the features of a region; null takes them from the features file
-    encoder: ImageEncoderName = ImageEncoderName.selfattention  # what relates the regions of an image
-    normalise: bool = True  # region embeddings of unit length; false only for checkpoints that were made so
+    dim: int | None = key(
+        None,
+        "feature dimension: numbers per region; null takes it from the features file",
+        null_or(above(0)),
+    )
+    encoder: ImageEncoderName = key(
+        ImageEncoderName.selfattention,
+        "`basic` (a linear projection), or `selfattention` or `transformer` on top of it",
+    )
+    normalise: bool = key(
+        True, "region embeddings of unit length; false only for imported checkpoints that were trained so"
+    )
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """The text encoder."""
 
-    encoder: TextEncoderName = TextEncoderName.bigru  # word vectors and a GRU, or BERT
-    word_dim: int = 300  # numbers in a word vector (bigru)
-    word_vectors: str | None = None  # GloVe or fastText file, .txt .vec .zip .gz, to begin with (bigru)
-    bert: str = "bert-base-uncased"  # name at Hugging Face, or folder, of the pretrained BERT (bert)
-    normalise: bool = True  # word embeddings of unit length; false only for checkpoints that were made so
+    encoder: TextEncoderName = key(
+        TextEncoderName.bigru, "`bigru` (word vectors and a bidirectional GRU) or `bert`"
+    )
+    word_dim: int = key(300, "dimension of the word vectors (bigru)", above(0))
+    word_vectors: str | None = key(
+        None,
+        "GloVe or fastText file, `.txt`, `.vec`, `.gz` or `.zip`, that initialises the word vectors (bigru); "
+        "null initialises them at random",
+    )
+    bert: str = key(
+        "bert-base-uncased", "name at Hugging Face, or folder, of a pretrained encoder of BERT's family (bert)"
+    )
+    normalise: bool = key(
+        True, "word embeddings of unit length; false only for imported checkpoints that were trained so"
+    )
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The model."""
 
-    dim: int = 1024  # of the space that regions and words share; a multiple of 8
-    coding: CodingName = CodingName.vha  # hard (vha, tha) or soft (vsa) assignment, or cross-attention (t2i)
-    alpha: float = 0.1  # temperature of vsa's attention
-    pooling: PoolingName = PoolingName.lse  # of a caption's word scores (tha, vsa: region scores) to one score
-    beta: float = 0.1  # temperature of the softmax and lse poolings
-    image: ImageConfig = field(default_factory=ImageConfig)
-    text: TextConfig = field(default_factory=TextConfig)
+    dim: int = key(
+        1024,
+        "dimension of the joint embedding space of regions and words; a multiple of 8",
+        multiple_of(8),
+    )
+    coding: CodingName = key(
+        CodingName.vha,
+        "`vha`: each word takes its most similar region; `tha`: each region its most similar word; "
+        "`vsa`: each region attends to words; "
+        "`t2i`: SCAN's cross-attention, each word attends to regions (pooled by `mean` in SCAN)",
+    )
+    alpha: float = key(0.1, "temperature of `vsa`'s attention (`t2i` has SCAN's 1/9)", above(0))
+    pooling: PoolingName = key(
+        PoolingName.lse,
+        "`max`, `mean`, `sum`, `softmax` or `lse` (log-sum-exp): "
+        "of a caption's word values (`tha`, `vsa`: an image's region values) to one score",
+    )
+    beta: float = key(0.1, "temperature of the poolings `softmax` and `lse`", above(0))
+    image: ImageConfig = ImageConfig()
+    text: TextConfig = TextConfig()
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class LossConfig:
     """The loss."""
 
-    name: LossName = LossName.contrastive  # hinge loss, or InfoNCE
-    margin: float = 0.05  # by which a matching pair should beat the others
-    temperature: float = 0.01  # of infonce
-    warmup_epochs: int = 1  # contrastive: epochs that sum all violations, before hardest negatives alone
-    mask_duplicates: bool = True  # other captions of the same image are no negatives
+    name: LossName = key(LossName.contrastive, "`contrastive` (hinge loss) or `infonce`")
+    margin: float = key(0.05, "by which a matching pair should score higher than the others", at_least(0))
+    temperature: float = key(0.01, "temperature of `infonce`", above(0))
+    warmup_epochs: int = key(
+        1, "epochs that sum all violations before only the hardest negatives count (contrastive)", at_least(0)
+    )
+    mask_duplicates: bool = key(
+        True, "other captions of the same image are not negatives; false is the published code"
+    )
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The training data and its augmentation."""
+    """The training data and their augmentation."""
 
-    vocab: str | None = None  # SCAN's vocabulary file (bigru); null looks beside the data, then builds one
-    cache: CacheName = CacheName.auto  # where training features lie: a mapped file, memory, or the device
-    region_keep_prob: float = 0.8  # probability that a region stays in a training step
-    token_change_prob: float = 0.2  # probability that a word is masked, replaced or removed in a training step
-    workers: int = 0  # processes that read and augment; 0 reads in the training process
+    vocab: str | None = key(
+        None, "SCAN's vocabulary file (bigru); null looks for one beside the data, then builds one"
+    )
+    cache: CacheName = key(
+        CacheName.auto,
+        "where training features are held: `mmap` (memory-mapped file), `memory`, `device`; "
+        "`auto` takes the GPU if it has twice the memory that they need, else `mmap`",
+    )
+    region_keep_prob: float = key(0.8, "probability that a region is kept in a training step", between(0, 1))
+    token_change_prob: float = key(
+        0.2, "probability that a word is masked, replaced or removed in a training step", between(0, 1)
+    )
+    workers: int = key(0, "processes that read and augment; 0 does it in the training process", at_least(0))
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """The optimisation."""
 
-    epochs: int = 25  # passes over the training captions
-    batch_size: int = 128  # pairs in a step, of all processes together
-    lr: float = 5e-4  # learning rate of AdamW
-    schedule: ScheduleName = ScheduleName.step  # one step down, or half a cosine from lr to 0
-    lr_decay: float = 0.1  # factor on the learning rate from lr_decay_epoch on (step)
-    lr_decay_epoch: int = 15  # first epoch, counted from 0, with the smaller learning rate (step)
-    text_lr_factor: float = 0.1  # factor on the learning rate of BERT's own weights
-    weight_decay: float = 0.01  # of AdamW
-    clip: float = 2.0  # largest norm of the gradient
-    precision: PrecisionName = PrecisionName.fp32  # of matrix products; bf16 and fp16 keep weights in fp32
-    grad_cache_chunks: int = (
-        1  # parts in which the encoders take a step's pairs; negatives are those of the whole step
+    epochs: int = key(25, "passes over the training captions", above(0))
+    batch_size: int = key(
+        128,
+        "pairs per step, of all processes together; 2 or more, since negatives come from the batch",
+        at_least(2),
     )
-    patience: int | None = None  # epochs without a better dev rsum after which training stops; null: never
-    seed: int = 2022  # of the initial weights, the order and the augmentation
+    lr: float = key(5e-4, "learning rate of AdamW", above(0))
+    schedule: ScheduleName = key(
+        ScheduleName.step, "`step`: one step down; `cosine`: half a cosine from `lr` to 0, updated every step"
+    )
+    lr_decay: float = key(0.1, "factor on the learning rate from `lr_decay_epoch` on (step)", above(0))
+    lr_decay_epoch: int = key(
+        15, "first epoch, counted from 0, with the smaller learning rate (step)", at_least(0)
+    )
+    text_lr_factor: float = key(0.1, "factor on the learning rate of the pretrained weights of BERT", at_least(0))
+    weight_decay: float = key(0.01, "weight decay of AdamW", at_least(0))
+    clip: float = key(2.0, "maximum norm of the gradient", above(0))
+    precision: PrecisionName = key(
+        PrecisionName.fp32,
+        "precision of matrix products: `fp32`, `bf16`, or `fp16` with gradient scaling; "
+        "weights and the GRU stay in fp32",
+    )
+    grad_cache_chunks: int = key(
+        1,
+        "gradient caching (GradCache, Gao et al. 2021): chunks in which the encoders process a step's pairs; "
+        "less memory, a second forward pass of the encoders, the same step",
+        above(0),
+    )
+    patience: int | None = key(
+        None, "epochs without a better dev rsum after which training stops; null: never", null_or(above(0))
+    )
+    seed: int = key(2022, "seed of the initial weights, the order of the pairs and the augmentation", at_least(0))
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """All of a run's configuration."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-
-
-Rule = tuple[Callable[[Any], bool], str]
-_POSITIVE: Rule = (lambda value: value > 0, "above 0")
-_NOT_NEGATIVE: Rule = (lambda value: value >= 0, "0 or more")
-_PROBABILITY: Rule = (lambda value: 0 <= value <= 1, "from 0 to 1")
-_RANGES: dict[str, Rule] = {
-    "model.dim": (lambda value: value > 0 and value % 8 == 0, "a positive multiple of 8"),
-    "model.alpha": _POSITIVE,
-    "model.beta": _POSITIVE,
-    "model.image.dim": (lambda value: value is None or value > 0, "null or above 0"),
-    "model.text.word_dim": _POSITIVE,
-    "loss.margin": _NOT_NEGATIVE,
-    "loss.temperature": _POSITIVE,
-    "loss.warmup_epochs": _NOT_NEGATIVE,
-    "data.region_keep_prob": _PROBABILITY,
-    "data.token_change_prob": _PROBABILITY,
-    "data.workers": _NOT_NEGATIVE,
-    "train.epochs": _POSITIVE,
-    "train.batch_size": (lambda value: value > 1, "2 or more, since a pair needs another for a negative"),
-    "train.lr": _POSITIVE,
-    "train.lr_decay": _POSITIVE,
-    "train.lr_decay_epoch": _NOT_NEGATIVE,
-    "train.text_lr_factor": _NOT_NEGATIVE,
-    "train.weight_decay": _NOT_NEGATIVE,
-    "train.clip": _POSITIVE,
-    "train.grad_cache_chunks": _POSITIVE,
-    "train.patience": (lambda value: value is None or value > 0, "null or above 0"),
-    "train.seed": _NOT_NEGATIVE,
-}
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> Config:
     """The configuration in the YAML file `spec` (or the shipped one of that name), then `overrides`.
+
+    The file may name another one by its key `base`, a shipped one or one beside it, and then states only
+    what differs from that.
 
     Raises:
         InputError: no such file, or a key or value in it is wrong.
         UsageError: a key or value among the `key=value` arguments is wrong.
     """
     path = find_config("chan", spec)
-    return override(read_config(path), overrides)
+    changes = _read_yaml(path)
+    base = changes.pop("base", None)
+    config = Config() if base is None else read_config(_base_path(path, base))
+    return override(_merge_file(config, path, changes), overrides)
 
 
 def read_config(path: Path) -> Config:
-    """The defaults with the YAML file at `path` over them; `InputError` names the file and the key."""
-    try:
-        loaded = OmegaConf.load(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(loaded, DictConfig):
-        raise InputError(f"{path}: expected keys and values")
-    try:
-        return _merge(Config(), loaded)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
+    """The defaults with the YAML file at `path`, which names no base, over them.
+
+    Raises:
+        InputError: the file cannot be read, or a key or value in it is wrong.
+    """
+    return _merge_file(Config(), path, _read_yaml(path))
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
-    """`config` with `key=value` arguments over it; `UsageError` names a wrong one."""
+    """`config` with `key=value` arguments over it.
+
+    >>> override(Config(), ["train.lr=1e-3", "model.pooling=mean"]).train.lr
+    0.001
+
+    Raises:
+        UsageError: an argument is not of that form, or its key or value is wrong.
+    """
     for argument in overrides:
-        key, equals, _ = argument.partition("=")
-        if not (key and equals):
+        name, equals, _ = argument.partition("=")
+        if not (name and equals):
             raise UsageError(f"{argument}: expected key=value")
         try:
             config = _merge(config, OmegaConf.from_dotlist([argument]))
@@ -188,30 +230,86 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def differing_keys(first: Config, second: Config) -> list[str]:
-    """The keys, in full, on which two configurations differ."""
-    flat, other = (_flatten(OmegaConf.to_container(OmegaConf.structured(c))) for c in (first, second))
-    return [key for key, value in flat.items() if other[key] != value]
+    """The full names of the keys in which two configurations differ.
+
+    >>> differing_keys(Config(), override(Config(), ["train.seed=1"]))
+    ['train.seed']
+    """
+    pairs = zip(keys_of(first), keys_of(second), strict=True)
+    return [one.name for one, other in pairs if one.value != other.value]
+
+
+def _read_yaml(path: Path) -> DictConfig:
+    try:
+        loaded = OmegaConf.load(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {one_line(error)}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML: {one_line(error)}") from None
+    if not isinstance(loaded, DictConfig):
+        raise InputError(f"{path}: expected keys and values")
+    return loaded
+
+
+def _base_path(path: Path, base: object) -> Path:
+    if not isinstance(base, str) or not is_inside(base):
+        raise InputError(f"{path}: base: expected a shipped configuration or a file beside this one, found {base}")
+    name = f"{base.removesuffix('.yaml')}.yaml"
+    found = next((file for file in (path.parent / name, config_folder("chan") / name) if file.is_file()), None)
+    if found is None:
+        raise InputError(f"{path}: base: {name} is neither beside this file nor a shipped configuration")
+    if "base" in _read_yaml(found):
+        raise InputError(f"{path}: base: {found} has a base itself; only one level is allowed")
+    return found
+
+
+def _merge_file(config: Config, path: Path, changes: DictConfig) -> Config:
+    try:
+        return _merge(config, changes)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _merge(config: Config, changes: DictConfig) -> Config:
     """`config` with `changes`; a ValueError of one line says which key is wrong."""
     try:
-        merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config), changes))
+        merged = OmegaConf.to_object(OmegaConf.merge(_writable(OmegaConf.structured(config)), changes))
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).splitlines()[0]
-        raise ValueError(f"{error.full_key or 'configuration'}: {reason}") from None
+        known = [found.name for found in keys_of(config)] if isinstance(error, ConfigKeyError) else []
+        nearest = "".join(f"; did you mean {name}?" for name in get_close_matches(error.full_key or "", known, 1))
+        raise ValueError(f"{error.full_key or 'configuration'}: {reason}{nearest}") from None
     assert isinstance(merged, Config)
-    values = _flatten(OmegaConf.to_container(OmegaConf.structured(merged)))
-    for key, (holds, expected) in _RANGES.items():
-        if not holds(values[key]):
-            raise ValueError(f"{key}: expected {expected}, found {values[key]}")
+    check_ranges(merged)
     return merged
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for name, branch in tree.items():
-        flat |= _flatten(branch, f"{prefix}.{name}" if prefix else name)
-    return flat
+def _writable(node: DictConfig) -> DictConfig:
+    """OmegaConf makes read-only nodes of frozen dataclasses, which it then refuses to merge into."""
+    OmegaConf.set_readonly(node, False)
+    for child in node.values():
+        if isinstance(child, DictConfig):
+            _writable(child)
+    return node
+
+
+BEGIN, END = "<!-- keys, written by `python -m chan.config FILE` -->\n", "\n<!-- end of keys -->"
+"""Between these a Markdown document has the table of keys."""
+
+
+def with_table(document: str) -> str:
+    """A Markdown document with the current table of keys between its markers.
+
+    Raises:
+        ValueError: the document lacks the markers.
+    """
+    before, begin, rest = document.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"expected the lines {BEGIN.strip()} and {END.strip()}")
+    return before + begin + markdown_table(Config()) + end + after
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        replace_file(Path(name), with_table(read_text(Path(name))).encode())

@@ -1,4 +1,7 @@
-"""The command `data-tools`: it parses, calls and prints."""
+"""The command `data-tools`: it parses, calls and prints.
+
+Each command imports what it needs in its body, so that `--help` and a usage error are quick.
+"""
 
 from dataclasses import asdict
 from enum import StrEnum
@@ -9,57 +12,75 @@ import typer
 
 from data_tools.console import entry_point, print_json
 from data_tools.errors import UsageError
+from data_tools.options import INPUT, OUTPUT, Json, argument, command, flag, make_group, option, seed_option
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    no_args_is_help=True,
-    help="Data sets and feature stores for image-text matching.",
-)
+SPLITS = "Splits"  # a group of the help
+
+app = make_group("data-tools", "Prepare and check data sets and feature stores for image-text matching.")
+
+DataFolder = Annotated[Path, argument("DATA", "Data folder, with the splits in its precomp/ folder.")]
 
 
-@app.command(epilog="Example: data-tools scenes data/scenes")
+@command(app, "data-tools scenes --out data/scenes")
 def scenes(
-    out: Annotated[Path, typer.Argument(help="Folder to write the data set to.")],
-    train: Annotated[int, typer.Option(min=1, help="Training images.")] = 600,
-    dev: Annotated[int, typer.Option(min=1, help="Validation images.")] = 100,
-    test: Annotated[int, typer.Option(min=1, help="Test images.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 2022,
+    *,
+    train: Annotated[int, option(SPLITS, "Number of training images.", metavar="N", min=1)] = 600,
+    dev: Annotated[int, option(SPLITS, "Number of validation images.", metavar="N", min=1)] = 100,
+    test: Annotated[int, option(SPLITS, "Number of test images.", metavar="N", min=1)] = 100,
+    seed: Annotated[int, seed_option("the drawn scenes and their captions")] = 2022,
+    out: Annotated[Path, option(OUTPUT, "Data folder to write.", metavar="DIR")],
+    as_json: Json = False,
 ) -> None:
-    """Draw a small data set: pictures, captions, boxes, classes and attributes."""
+    """Draw a small data set: images, captions, boxes, classes and attributes."""
     from data_tools.scenes.dataset import write_scenes
 
     write_scenes(out, train, dev, test, seed)
-    print(f"{out}: {train} training, {dev} validation and {test} test images with five captions each")
+    if as_json:
+        print_json({"data": str(out), "train": train, "dev": dev, "test": test})
+    else:
+        print(f"{out}: {train} training, {dev} validation and {test} test images with five captions each")
 
 
-@app.command(epilog="Example: data-tools splits dataset_coco.json --out data/coco --images data/coco/images")
+@command(app, "data-tools splits dataset_coco.json --out data/coco --images data/coco/images")
 def splits(
     sources: Annotated[
         list[Path],
-        typer.Argument(
-            help="Karpathy's dataset_*.json, COCO's captions_*.json (several), or a table with the columns "
-            "image and caption (.csv, .tsv, .jsonl)."
+        argument(
+            "SOURCES",
+            "Karpathy's dataset_*.json, one or more of COCO's captions_*.json, or a table (.csv, .tsv, .jsonl) "
+            "with the columns image and caption.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the data set, for instance data/coco.")],
-    images: Annotated[Path | None, typer.Option(help="Check that each image's file lies in this folder.")] = None,
+    *,
+    images: Annotated[
+        Path | None, option(INPUT, "Image folder; checks that each image's file lies in it.", metavar="DIR")
+    ] = None,
     ids: Annotated[
         list[str] | None,
-        typer.Option(
-            help="For COCO's captions: SPLIT=FILE of ids; images of no list are train.", metavar="SPLIT=FILE"
+        option(
+            SPLITS,
+            "For COCO's captions: a split and a file of its ids, one id per line; may be repeated. Images in no "
+            "file are train.",
+            metavar="SPLIT=FILE",
         ),
     ] = None,
-    captions: Annotated[int, typer.Option(min=0, help="Captions kept of an image, the first ones; 0 is all.")] = 5,
-    dev: Annotated[float, typer.Option(min=0, help="For a table: images of dev, or a share below 1.")] = 0.1,
-    test: Annotated[float, typer.Option(min=0, help="For a table: images of test, or a share below 1.")] = 0.1,
-    seed: Annotated[int, typer.Option(min=0, help="For a table: draws the splits.")] = 2022,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    captions: Annotated[
+        int, option(SPLITS, "Captions to keep per image, the first ones; 0 keeps all.", metavar="N", min=0)
+    ] = 5,
+    dev: Annotated[
+        float, option(SPLITS, "For a table: number of dev images, or their share if below 1.", metavar="N", min=0)
+    ] = 0.1,
+    test: Annotated[
+        float, option(SPLITS, "For a table: number of test images, or their share if below 1.", metavar="N", min=0)
+    ] = 0.1,
+    seed: Annotated[int, seed_option("the random splits of a table")] = 2022,
+    out: Annotated[Path, option(OUTPUT, "Data folder to write, for instance data/coco.", metavar="DIR")],
+    as_json: Json = False,
 ) -> None:
     """Write the ids, captions and id mapping of a data set's splits in SCAN's layout.
 
-    An image with more captions than --captions keeps the first of them, one with fewer keeps what it has, one
-    without any is left out; all are counted.
+    An image with more captions than --captions keeps the first of them, an image with fewer keeps all of them, and
+    an image without any is left out; the output counts them.
     """
     from data_tools.captions.collection import check_files_exist, write_split_files
     from data_tools.captions.sources import SplitOptions, parse_id_lists, read_captioned_images
@@ -76,14 +97,21 @@ def splits(
     print(f"{out / 'id_mapping.json'}: {len(found)} images" + (f", all in {images}" if images else ""))
 
 
-@app.command(epilog="Example: data-tools vocab data/coco")
+@command(app, "data-tools vocab data/coco")
 def vocab(
-    data: Annotated[Path, typer.Argument(help="Folder of the data set.")],
-    out: Annotated[Path | None, typer.Option(help="File to write; DATA/vocab.json without it.")] = None,
-    splits: Annotated[str, typer.Option(help="Splits whose captions count, with commas.")] = "train,dev",
-    threshold: Annotated[int, typer.Option(min=1, help="Occurrences that a word needs.")] = 4,
-    compare: Annotated[Path | None, typer.Option(help="Another vocabulary; say how the two differ.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    data: DataFolder,
+    *,
+    splits: Annotated[
+        str, option(INPUT, "Splits whose captions are counted, separated by commas.", metavar="NAMES")
+    ] = "train,dev",
+    compare: Annotated[
+        Path | None, option(INPUT, "Another vocabulary file; prints how the two differ.", metavar="FILE")
+    ] = None,
+    threshold: Annotated[int, option(OUTPUT, "Minimum number of occurrences of a word.", metavar="N", min=1)] = 4,
+    out: Annotated[
+        Path | None, option(OUTPUT, "Vocabulary file to write.", metavar="FILE", show_default="DATA/vocab.json")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Build SCAN's vocabulary from the captions of a data set."""
     from data_tools.captions.splits import load_split
@@ -123,60 +151,85 @@ class FeatureType(StrEnum):
     float16 = "float16"
 
 
-@app.command(epilog="Example: data-tools convert trainval.tsv data/coco/precomp/features.h5 --dtype float16")
+@command(app, "data-tools convert trainval.tsv --out data/coco/precomp/features.h5 --dtype float16")
 def convert(
     source: Annotated[
         Path,
-        typer.Argument(help="A store, SCAN's .npy or a folder of them, a BUTD or LXMERT .tsv, a folder of .npz."),
+        argument("SOURCE", "A store, SCAN's .npy or a folder of them, a BUTD or LXMERT .tsv, a folder of .npz."),
     ],
-    target: Annotated[Path, typer.Argument(help="What to write; .h5 is a store, .npy is SCAN's.")],
-    to: Annotated[Format | None, typer.Option(help="Format, where the name of TARGET does not say it.")] = None,
-    dtype: Annotated[
-        FeatureType | None, typer.Option(help="Type of the features; as in SOURCE without it.")
+    *,
+    ids: Annotated[
+        Path | None,
+        option(
+            INPUT,
+            "Convert only the images with the ids in this file, one id per line, in its order.",
+            metavar="FILE",
+        ),
     ] = None,
-    ids: Annotated[Path | None, typer.Option(help="File of the ids to convert, in this order.")] = None,
     to_ids: Annotated[
-        Path | None, typer.Option(help="id_mapping.json: SOURCE names images by files, TARGET by ids.")
+        Path | None,
+        option(INPUT, "id_mapping.json that turns the file names of SOURCE into ids in --out.", metavar="FILE"),
     ] = None,
     to_file_names: Annotated[
-        Path | None, typer.Option(help="id_mapping.json: TARGET names images by their files.")
+        Path | None,
+        option(INPUT, "id_mapping.json that turns the ids of SOURCE into file names in --out.", metavar="FILE"),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace TARGET.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    out: Annotated[
+        Path,
+        option(OUTPUT, "File or folder to write; .h5 is a store, .npy is SCAN's array.", metavar="FILE|DIR"),
+    ],
+    to: Annotated[
+        Format | None,
+        option(OUTPUT, "Format of the written features.", show_default="by the name of --out"),
+    ] = None,
+    dtype: Annotated[
+        FeatureType | None, option(OUTPUT, "Type of the features.", show_default="that of SOURCE")
+    ] = None,
+    overwrite: Annotated[bool, flag(OUTPUT, "Replace an existing --out.", "--overwrite")] = False,
+    as_json: Json = False,
 ) -> None:
     """Convert region features between the feature store and the formats of other projects.
 
-    What the target cannot hold is left out and said.
+    What the format of --out cannot hold is left out, and the output lists it.
     """
     from data_tools.formats.conversion import Choices, convert
 
-    done = convert(source, target, to, Choices(dtype, ids, to_ids, to_file_names, overwrite))
+    done = convert(source, out, to, Choices(dtype, ids, to_ids, to_file_names, overwrite))
     if as_json:
         print_json({**asdict(done), "files": [str(path) for path in done.files]})
         return
-    print(f"{target}: {done.images} images, {done.regions} regions x {done.dim} {done.dtype}")
+    print(f"{out}: {done.images} images, {done.regions} regions x {done.dim} {done.dtype}")
     for note in done.notes:
         print(f"  {note}")
 
 
-@app.command(epilog="Example: data-tools join features.h5 machine1.h5 machine2.h5")
+@command(app, "data-tools join machine1.h5 machine2.h5 --out features.h5")
 def join(
-    file: Annotated[Path, typer.Argument(help="The joined store.")],
     stores: Annotated[
-        list[Path] | None, typer.Argument(help="Stores to join, in this order; without any, FILE.parts/.")
+        list[Path] | None,
+        argument("STORES", "Stores to join, in this order.", show_default="the parts in the folder OUT.parts"),
     ] = None,
-    virtual: Annotated[bool, typer.Option("--virtual", help="Copy no features; the stores must stay.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    *,
+    out: Annotated[Path, option(OUTPUT, "Joined store to write.", metavar="FILE")],
+    virtual: Annotated[
+        bool,
+        flag(
+            OUTPUT,
+            "Refer to the features in STORES, which must then stay where they are, instead of copying them.",
+            "--virtual",
+        ),
+    ] = False,
+    overwrite: Annotated[bool, flag(OUTPUT, "Replace an existing --out.", "--overwrite")] = False,
+    as_json: Json = False,
 ) -> None:
     """Join stores that several machines made in the same way, or the parts that a run left."""
+    if virtual and not stores:
+        raise UsageError("--virtual needs the stores that it refers to")
+    if stores and out.exists() and not overwrite:
+        raise UsageError(f"{out}: exists already; --overwrite replaces it")
     from data_tools.store.joining import join_parts, join_stores
 
-    if virtual and not stores:
-        raise UsageError("--virtual needs the stores whose features it shows")
-    if stores and file.exists() and not overwrite:
-        raise UsageError(f"{file}: is there already; --overwrite replaces it")
-    done = join_stores(file, stores, virtual) if stores else join_parts(file)
+    done = join_stores(out, stores, virtual) if stores else join_parts(out)
     if as_json:
         print_json({**asdict(done), "file": str(done.file)})
     else:
@@ -185,28 +238,42 @@ def join(
         raise typer.Exit(1)  # as the run whose parts they were would have ended
 
 
-@app.command(epilog="Example: data-tools inspect features.h5 --image 42 --images data/coco/images --out 42.png")
+@command(app, "data-tools inspect features.h5 --image 42 --images data/coco/images --out 42.png")
 def inspect(
-    store: Annotated[Path, typer.Argument(help="The feature store.")],
-    image: Annotated[str | None, typer.Option(help="Id of an image whose boxes are drawn.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the pictures; DATA/images without it.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The drawing, for instance 42.png.")] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="Names of classes: a shipped list or a file; the store's own without it.")
+    store: Annotated[Path, argument("STORE", "Feature store to inspect.")],
+    *,
+    image: Annotated[str | None, option(INPUT, "Id of an image whose regions are drawn.", metavar="ID")] = None,
+    images: Annotated[
+        Path | None,
+        option(INPUT, "Folder of the image files.", metavar="DIR", show_default="images/ of the data folder"),
     ] = None,
-    sample: Annotated[int, typer.Option(min=1, help="Images that the statistics are of.")] = 1000,
-    everything: Annotated[bool, typer.Option("--all", help="Statistics of all images.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    labels: Annotated[
+        str | None,
+        option(
+            INPUT,
+            "Names of the classes: a shipped list (visual_genome, scenes) or a JSON file.",
+            metavar="NAME|FILE",
+            show_default="the list that the store names",
+        ),
+    ] = None,
+    sample: Annotated[
+        int, option(INPUT, "Number of images that the statistics are taken from.", metavar="N", min=1)
+    ] = 1000,
+    everything: Annotated[bool, flag(INPUT, "Take the statistics from all images.", "--all")] = False,
+    out: Annotated[
+        Path | None, option(OUTPUT, "Picture (PNG) to write; goes with --image.", metavar="FILE")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Show what a feature store holds and how it was made, or draw the regions of one image."""
+    if (image is None) != (out is None):
+        raise UsageError("--image and --out go together: which image to draw, and the file to write")
     from data_tools.checks.inspection import as_text, describe, draw_image
     from data_tools.detection.labels import load_labels
     from data_tools.files import replacing
     from data_tools.layout import images_folder
     from data_tools.store.reading import FeatureStore
 
-    if (image is None) != (out is None):
-        raise UsageError("--image and --out go together: which image to draw, and where to")
     with FeatureStore(store) as opened:
         if image is None or out is None:
             described = describe(opened, None if everything else sample)
@@ -220,22 +287,31 @@ def inspect(
         print_json({"file": str(out), "regions": regions}) if as_json else print(f"{out}: {regions} regions")
 
 
-@app.command(epilog="Example: data-tools verify data/coco")
+@command(app, "data-tools verify data/coco")
 def verify(
-    data: Annotated[Path, typer.Argument(help="Folder of the data set.")],
-    features: Annotated[Path | None, typer.Option(help="Features elsewhere than in the folder.")] = None,
-    sample: Annotated[int, typer.Option(min=0, help="Pictures to decode, spread evenly.")] = 1000,
-    everything: Annotated[bool, typer.Option("--all", help="Decode every picture.")] = False,
-    mend: Annotated[
-        bool, typer.Option("--fix", help="Remove byte-order marks and Windows line ends from split files.")
+    data: DataFolder,
+    *,
+    features: Annotated[
+        Path | None,
+        option(
+            INPUT,
+            "Features: an HDF5 store, a .npy file of SCAN, or a folder that holds one of them.",
+            metavar="FILE|DIR",
+            show_default="the features in DATA",
+        ),
+    ] = None,
+    sample: Annotated[int, option(INPUT, "Number of images to decode, spread evenly.", metavar="N", min=0)] = 1000,
+    everything: Annotated[bool, flag(INPUT, "Decode all images.", "--all")] = False,
+    fix_files: Annotated[
+        bool, flag(OUTPUT, "Remove byte-order marks and Windows line ends from split files.", "--fix")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Tell whether a data folder will train: exit code 0 if it will, 1 if not."""
+    """Check whether a data folder is ready for training: the exit code is 0 if it is, 1 if not."""
     from data_tools.checks.verification import fix, verify
 
     report = verify(data, features, None if everything else sample)
-    fixed = fix(report) if mend else []
+    fixed = fix(report) if fix_files else []
     if fixed:
         report = verify(data, features, None if everything else sample)
     if as_json:
@@ -253,37 +329,54 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command(
-    epilog="Example: data-tools visual-genome downloads/visual_genome --out data/visual_genome --lists lists"
-)
+@command(app, "data-tools visual-genome downloads/visual_genome --out data/visual_genome --lists lists")
 def visual_genome(
-    source: Annotated[Path, typer.Argument(help="Folder of objects.json, attributes.json, image_data.json.")],
-    out: Annotated[Path, typer.Option(help="Folder of the data set; its images are in OUT/images.")],
-    lists: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of train.txt, val.txt, test.txt: a line is ID, or IMAGE.jpg ID.xml. Default: random."
-        ),
-    ] = None,
-    val: Annotated[int, typer.Option(min=0, help="Validation images of the random split.")] = 5000,
-    test: Annotated[int, typer.Option(min=0, help="Test images of the random split.")] = 5000,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the random split.")] = 2022,
+    source: Annotated[Path, argument("SOURCE", "Folder with objects.json, attributes.json and image_data.json.")],
+    *,
     labels: Annotated[
-        str, typer.Option(help="A shipped list of classes and attributes, or a JSON file of one.")
+        str,
+        option(
+            INPUT,
+            "Classes and attributes: a shipped list (visual_genome, scenes) or a JSON file.",
+            metavar="NAME|FILE",
+        ),
     ] = "visual_genome",
     objects_vocab: Annotated[
-        Path | None, typer.Option(help="Classes in the published form: NAME,OTHER SPELLING a line.")
+        Path | None,
+        option(
+            INPUT,
+            "Classes as published, one NAME,OTHER SPELLING,... per line, instead of --labels; goes with "
+            "--attributes-vocab.",
+            metavar="FILE",
+        ),
     ] = None,
-    attributes_vocab: Annotated[Path | None, typer.Option(help="Attributes in the same form.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    attributes_vocab: Annotated[
+        Path | None, option(INPUT, "Attributes in the same form; goes with --objects-vocab.", metavar="FILE")
+    ] = None,
+    lists: Annotated[
+        Path | None,
+        option(
+            SPLITS,
+            "Folder with train.txt, val.txt and test.txt; a line is ID, or IMAGE.jpg ID.xml.",
+            metavar="DIR",
+            show_default="a random split",
+        ),
+    ] = None,
+    val: Annotated[
+        int, option(SPLITS, "Number of validation images of the random split.", metavar="N", min=0)
+    ] = 5000,
+    test: Annotated[int, option(SPLITS, "Number of test images of the random split.", metavar="N", min=0)] = 5000,
+    seed: Annotated[int, seed_option("the random split")] = 2022,
+    out: Annotated[Path, option(OUTPUT, "Data folder to write; its images belong in DIR/images.", metavar="DIR")],
+    as_json: Json = False,
 ) -> None:
     """Turn Visual Genome's annotations into a data set for butd train and butd evaluate."""
+    if (objects_vocab is None) != (attributes_vocab is None):
+        raise UsageError("--objects-vocab and --attributes-vocab go together")
     from data_tools.detection.labels import load_labels
     from data_tools.detection.visual_genome import convert_visual_genome
     from data_tools.detection.visual_genome_names import read_vocabularies
 
-    if (objects_vocab is None) != (attributes_vocab is None):
-        raise UsageError("--objects-vocab and --attributes-vocab go together")
     if objects_vocab is not None and attributes_vocab is not None:
         vocabulary = read_vocabularies(objects_vocab, attributes_vocab)
     else:

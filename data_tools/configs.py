@@ -13,6 +13,11 @@ def config_folder(package: str) -> Path:
     return installed if installed.is_dir() else _HERE.parent / "configs" / package
 
 
+def config_names(package: str) -> list[str]:
+    """The names of the configurations that `package` ships, sorted."""
+    return sorted(path.stem for path in config_folder(package).glob("*.yaml"))
+
+
 def find_config(package: str, spec: str) -> Path:
     """The YAML file that `spec` means: a path to one, or the name of a shipped one without `.yaml`.
 
@@ -22,5 +27,5 @@ def find_config(package: str, spec: str) -> Path:
     for candidate in (Path(spec), config_folder(package) / f"{spec}.yaml", config_folder(package) / spec):
         if candidate.is_file():
             return candidate
-    names = ", ".join(sorted(path.stem for path in config_folder(package).glob("*.yaml")))
+    names = ", ".join(config_names(package))
     raise InputError(f"{spec}: no such configuration file; the shipped ones are {names}")

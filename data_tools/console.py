@@ -5,28 +5,37 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
-
-import rich.progress
-import typer
+from typing import TYPE_CHECKING, Any
 
 from data_tools.errors import InputError, UsageError
+
+if TYPE_CHECKING:  # rich takes a tenth of a second, and only a progress bar needs it
+    import rich.progress
+    import typer
 
 PLAIN_INTERVAL = 10.0  # seconds between the plain progress lines written where there is no terminal
 
 
-def run(app: typer.Typer) -> None:
+class UserInterruptError(Exception):
+    """The user interrupted a command; the message says how to continue and may be empty."""
+
+
+def run(app: "typer.Typer") -> None:
     """Run a command-line application and end the process with the project's exit codes.
 
-    0 is success, 1 a failure of the work (`InputError`), 2 wrong use (`UsageError`, and what typer rejects).
+    0 is success, 1 a failure of the work (`InputError`), 2 wrong use (`UsageError`, and what typer rejects),
+    130 an interruption by the user (Ctrl-C).
     """
     try:
         app()
+    except UserInterruptError as error:
+        print(": ".join(("interrupted", *filter(None, error.args))), file=sys.stderr, flush=True)
+        sys.exit(130)
     except InputError as error:
         sys.exit(_complain(error, code=1))
     except UsageError as error:
         sys.exit(_complain(error, code=2))
-    except OSError as error:  # what no part of the program foresaw: a file vanished, a folder is not ours
+    except OSError as error:  # not caught below: a file vanished, a folder may not be written
         sys.exit(_complain(f"{error.filename or 'input or output'}: {error.strerror or error}", code=1))
 
 
@@ -35,7 +44,7 @@ def _complain(message: object, code: int) -> int:
     return code
 
 
-def entry_point(app: typer.Typer) -> Callable[[], None]:
+def entry_point(app: "typer.Typer") -> Callable[[], None]:
     """A console script that runs `app` with the project's error lines and exit codes."""
     return lambda: run(app)
 
@@ -45,14 +54,29 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False), flush=True)
 
 
+def _bar() -> "rich.progress.Progress":
+    import rich.console
+    import rich.progress
+
+    return rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("{task.fields[rate]}"),
+        rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("{task.fields[note]}"),
+        console=rich.console.Console(stderr=True),
+    )
+
+
 class Progress:
     """A progress bar on a terminal and a plain line every ten seconds elsewhere, both on standard error.
 
     Args:
-        what: what is being done, in a word or two.
-        total: how many units there are.
-        unit: the plural name of a unit.
-        done: how many of them were done before, by an earlier run; they do not count in the rate.
+        what: the work, in one or two words.
+        total: number of units.
+        unit: plural name of a unit.
+        done: units that an earlier run finished; they do not count in the rate.
     """
 
     def __init__(self, what: str, total: int, unit: str, done: int = 0) -> None:
@@ -61,15 +85,7 @@ class Progress:
         self._start = self._last_line = time.monotonic()
         self._bar: rich.progress.Progress | None = None
         if sys.stderr.isatty():
-            self._bar = rich.progress.Progress(
-                rich.progress.TextColumn("{task.description}"),
-                rich.progress.BarColumn(),
-                rich.progress.MofNCompleteColumn(),
-                rich.progress.TextColumn("{task.fields[rate]}"),
-                rich.progress.TimeRemainingColumn(),
-                rich.progress.TextColumn("{task.fields[note]}"),
-                console=rich.console.Console(stderr=True),
-            )
+            self._bar = _bar()
             self._task = self._bar.add_task(what, total=total, completed=done, rate="", note="")
 
     def __enter__(self) -> "Progress":
@@ -87,11 +103,11 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Units a second since this run began."""
+        """Units per second since this run began."""
         return (self._done - self._resumed) / max(time.monotonic() - self._start, 1e-9)
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Say that `count` more units are done; `note` is shown behind the rate."""
+        """Count `count` more units as done; `note` is shown after the rate."""
         self._done += count
         if self._bar is not None:
             self._bar.update(self._task, advance=count, rate=f"{self.rate:.1f} {self.unit}/s", note=note)

@@ -6,10 +6,10 @@ from data_tools.errors import UsageError
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of a `--device` option; `auto` is the first GPU where there is one, else the CPU.
+    """The device that a `--device` option names; `auto` is the first GPU, or the CPU where there is none.
 
     Raises:
-        UsageError: there is no such device here.
+        UsageError: the name is not one of a device, or this machine does not have the device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""From a configuration to the network and the detector: below this module nothing takes a configuration."""
+"""From a configuration to the network and the detector, whose other modules take plain arguments."""
 
 from pathlib import Path
 
@@ -6,17 +6,17 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
+from extract.choices import Precision
 from extract.config import is_caffe, with_values
 from extract.detector.detector import Detector
 from extract.detector.network import BottomUpAttention
-from extract.detector.precision import Precision
 from extract.detector.resizing import Resizing
 from extract.weights.placing import place_weights
 from extract.weights.reading import read_weights
 
 
 def build_network(cfg: CfgNode, weights: Path | None, device: torch.device) -> BottomUpAttention:
-    """The network of the configuration with the weights of a file, for inference.
+    """The network of a configuration with the weights of a file, for inference; random weights without a file.
 
     Raises:
         InputError: the file cannot be read or does not fit.
@@ -30,7 +30,11 @@ def build_network(cfg: CfgNode, weights: Path | None, device: torch.device) -> B
 def build_detector(
     cfg: CfgNode, weights: Path | None, device: torch.device, precision: Precision = Precision.FP32
 ) -> Detector:
-    """The detector of a configuration; without weights it is random, as `cfg.SEED` has it."""
+    """The detector of a configuration; without weights it is random, from the seed `cfg.SEED`.
+
+    Raises:
+        InputError: the file cannot be read or does not fit.
+    """
     if weights is None:
         torch.manual_seed(max(cfg.SEED, 0))
     resizing = Resizing(

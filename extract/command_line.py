@@ -1,14 +1,13 @@
 """The commands `extract-features` and `butd`: they parse, call and print.
 
-Everything that imports Detectron2 or torch is imported by the command that needs it, so that `--help` is
-quick and a missing Detectron2 is one line.
+What imports Detectron2 or torch is imported in the body of the command that needs it, so that `--help` is quick
+and a missing Detectron2 is one line.
 """
 
 import importlib.util
 import sys
 import time
 import warnings
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,134 +16,62 @@ import typer
 from data_tools.console import entry_point, print_json
 from data_tools.errors import InputError, UsageError
 from data_tools.files import read_json
-from extract.choices import PUBLISHED, PUBLISHED_WEIGHTS
-from extract.detector.precision import Precision
+from data_tools.options import Device, Json, Resume, argument, command, make_app, make_group, version_option
+from extract import options as given
+from extract.choices import PUBLISHED, Dtype, Engine, OnError, Precision, Rule, RunOptions
 
-extract_features_app = typer.Typer(add_completion=False, rich_markup_mode=None)
-butd_app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    no_args_is_help=True,
-    help="Train, evaluate and look through bottom-up-attention detectors.",
-)
-
-Config = Annotated[str, typer.Option(help="Name of a shipped configuration, or a YAML file.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
-
-
-class Dtype(StrEnum):
-    """Types that features can be stored in."""
-
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-
-
-class Rule(StrEnum):
-    """Whose rule chooses regions."""
-
-    CAFFE = "caffe"
-    DETECTRON2 = "detectron2"
-
-
-class Engine(StrEnum):
-    """Who does the work."""
-
-    LOCAL = "local"
-    RAY = "ray"
-
-
-class OnError(StrEnum):
-    """What an image that cannot be read does to a run."""
-
-    SKIP = "skip"
-    FAIL = "fail"
+extract_features_app = make_app()
+butd_app = make_group("butd", "Train and evaluate bottom-up-attention detectors, and show what they detect.")
 
 
 def require_detectron2() -> None:
     """Raise `InputError` that says how to install Detectron2 where it does not import."""
     if importlib.util.find_spec("detectron2") is None:
         raise InputError("Detectron2 is not installed: run python -m extract.install_detectron2")
-    # Detectron2's own use of torch, of which a user of these commands can mend nothing
+    # Detectron2's own use of torch, which a user of these commands cannot change
     warnings.filterwarnings("ignore", category=FutureWarning, message=r".*torch\.jit")
     warnings.filterwarnings("ignore", category=UserWarning, message=r"torch\.meshgrid")
 
 
-@extract_features_app.command(
-    epilog="Example: extract-features data/coco/images   (finds data/coco/id_mapping.json and writes "
-    "data/coco/precomp/features.h5)"
+@command(
+    extract_features_app,
+    "extract-features data/coco/images",
+    resuming="the same command continues where it stopped",
 )
 def extract_features_command(
-    images: Annotated[
-        Path,
-        typer.Argument(help="Folder of images, searched with the folders in it; or a text file, an image a line."),
-    ],
-    output: Annotated[
-        Path | None, typer.Option(help="The feature store. Default: IMAGES/../precomp/features.h5")
-    ] = None,
-    id_mapping: Annotated[
-        Path | None,
-        typer.Option(help="JSON of ids and files. Default: IMAGES/../id_mapping.json, else file names are ids."),
-    ] = None,
-    split: Annotated[Path | None, typer.Option(help="Only the images of this file of ids, one a line.")] = None,
-    config: Config = PUBLISHED,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help=f"A file, a URL, or a Hugging Face repository. Default for {PUBLISHED}: {PUBLISHED_WEIGHTS}. "
-            "The word random gives an untrained network."
-        ),
-    ] = None,
-    selection: Annotated[
-        Rule,
-        typer.Option(help="caffe: proposals, NMS by class; detectron2: regressed boxes, one NMS for all."),
-    ] = Rule.CAFFE,
-    num_boxes: Annotated[
-        int | None, typer.Option(min=1, help="Regions of every image. Default: see --config.")
-    ] = None,
-    min_boxes: Annotated[int | None, typer.Option(min=1, help="Fewest regions of an image.")] = None,
-    max_boxes: Annotated[int | None, typer.Option(min=1, help="Most regions of an image.")] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Confidence of a region. Default: 0.2 for caffe, 0 for detectron2."),
-    ] = None,
-    nms: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Overlap that suppresses. Default: 0.3 for caffe, 0.5 for detectron2."),
-    ] = None,
-    boxes: Annotated[
-        Path | None,
-        typer.Option(help='Describe these boxes: JSON {"id": [[x1, y1, x2, y2], ...]}, or another store.'),
-    ] = None,
-    boxes_only: Annotated[bool, typer.Option("--boxes-only", help="Store no features.")] = False,
-    precision: Annotated[Precision, typer.Option(help="Of the network.")] = Precision.FP32,
-    dtype: Annotated[Dtype, typer.Option(help="Type of the stored features.")] = Dtype.FLOAT32,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of one shape in the network together.")] = 8,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read and resize images.")] = 2,
-    part_size: Annotated[int, typer.Option(min=1, help="Images of a part file: what a kill can cost.")] = 256,
-    shard: Annotated[
-        str | None,
-        typer.Option(metavar="I/N", help="Do the I-th of N shares; data-tools join ends what all have done."),
-    ] = None,
-    engine: Annotated[Engine, typer.Option(help="local: this process; ray: a Ray cluster.")] = Engine.LOCAL,
-    ray_address: Annotated[
-        str, typer.Option(help="Of a running Ray cluster. Default: one on this machine alone.")
-    ] = "",
+    images: given.Images,
+    *,
+    id_mapping: given.IdMapping = None,
+    ids: given.Ids = None,
+    boxes: given.GivenBoxes = None,
+    selection: given.Selection = Rule.CAFFE,
+    num_boxes: given.NumBoxes = None,
+    min_boxes: given.MinBoxes = None,
+    max_boxes: given.MaxBoxes = None,
+    threshold: given.Threshold = None,
+    nms: given.Nms = None,
+    config: given.Config = PUBLISHED,
+    weights: given.Weights = None,
+    precision: given.NetworkPrecision = Precision.FP32,
     device: Device = "auto",
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=2**32 - 1, help="Of random weights. Default: the configuration's.")
-    ] = None,
-    on_error: Annotated[
-        OnError, typer.Option(help="At an unreadable image: skip and report, or stop.")
-    ] = OnError.SKIP,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Discard an existing store and its parts.")
-    ] = False,
+    seed: given.Seed = None,
+    batch_size: given.BatchSize = 8,
+    workers: given.Workers = 2,
+    part_size: given.PartSize = 256,
+    shard: given.Shard = None,
+    engine: given.WhichEngine = Engine.LOCAL,
+    ray_address: given.RayAddress = "",
+    on_error: given.WhenUnreadable = OnError.SKIP,
+    out: given.Store = None,
+    dtype: given.StoredDtype = Dtype.FLOAT32,
+    boxes_only: given.BoxesOnly = False,
+    overwrite: given.Overwrite = False,
     as_json: Json = False,
+    version: Annotated[bool, version_option("extract-features")] = False,
 ) -> None:
     """Turn a folder of images into an HDF5 store of region features.
 
-    A run that was killed goes on where it was; a store that is complete is left as it is. Images that cannot
+    A run that was stopped is continued by the same command; a complete store is left as it is. Images that cannot
     be read are listed in STORE.report.json, and the exit code is then 1.
     """
     started = time.perf_counter()
@@ -152,33 +79,32 @@ def extract_features_command(
     share = parse_shard(shard)
     if ray_address and engine is Engine.LOCAL:
         raise UsageError("--ray-address goes with --engine ray")
+    options = RunOptions(batch_size, workers, part_size, on_error, share, overwrite)
     require_detectron2()
-    from extract.run.plan import Request, extract_folder
-    from extract.run.summary import Options
+    from data_tools.devices import resolve_device
+    from extract.detector.precision import check_precision
+    from extract.run.extraction import extract, store_path
+    from extract.run.plan import plan_extraction
 
-    fail = on_error is OnError.FAIL
-    options = Options(batch_size, workers, part_size, dtype.value, boxes_only, fail, share)
-    summary = extract_folder(
-        Request(
-            images=images,
-            output=output,
-            id_mapping=id_mapping,
-            split=split,
-            config=config,
-            weights=weights,
-            rule=selection.value,
-            bounds=bounds,
-            threshold=threshold,
-            nms=nms,
-            boxes=boxes,
-            precision=precision,
-            options=options,
-            device=device,
-            seed=seed,
-            overwrite=overwrite,
-            ray_address=ray_address if engine is Engine.RAY else None,
-        )
+    place, store = resolve_device(device), store_path(images, out)
+    check_precision(precision, place)
+    plan = plan_extraction(
+        images,
+        id_mapping=id_mapping,
+        split=ids,
+        config=config,
+        weights=weights,
+        seed=seed,
+        rule=selection,
+        bounds=bounds,
+        threshold=threshold,
+        nms=nms,
+        boxes=boxes,
+        precision=precision,
+        dtype=None if boxes_only else dtype,
+        options=options,
     )
+    summary = extract(plan, store, place, ray_address if engine is Engine.RAY else None)
     summary.seconds["start"] = time.perf_counter() - started - summary.seconds["total"]
     if as_json:
         print_json(summary.as_json())
@@ -189,7 +115,7 @@ def extract_features_command(
 
 
 def box_bounds(num_boxes: int | None, min_boxes: int | None, max_boxes: int | None) -> tuple[int, int] | None:
-    """The fewest and most regions of an image, or None where nothing is said.
+    """The minimum and maximum of regions per image, or None where no option gives them.
 
     Raises:
         UsageError: the options contradict each other.
@@ -206,7 +132,7 @@ def box_bounds(num_boxes: int | None, min_boxes: int | None, max_boxes: int | No
 
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:
-    """`3/8` as (3, 8); `UsageError` where it is no share."""
+    """`3/8` as (3, 8); `UsageError` where the text is not of this form."""
     if text is None:
         return None
     parts = text.split("/")
@@ -215,21 +141,21 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
     return int(parts[0]), int(parts[1])
 
 
-@butd_app.command(epilog="Example: butd train --config scenes --data data/scenes --out runs/detector")
+@command(
+    butd_app,
+    "butd train --config scenes --data data/scenes --out runs/detector",
+    resuming="--resume continues from the last checkpoint",
+)
 def train(
-    config: Config,
-    data: Annotated[Path, typer.Option(help="Data set with images/ and annotations/train.json.")],
-    out: Annotated[Path, typer.Option(help="Run folder to write.")],
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="What a new run starts from: an ImageNet ResNet or a detector. Default: random weights."
-        ),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
-    gpus: Annotated[int, typer.Option(min=1, help="A process on each of so many GPUs of this machine.")] = 1,
+    *,
+    data: given.Data,
+    config: given.Config,
+    weights: given.InitialWeights = None,
+    resume: Resume = False,
+    gpus: given.Gpus = 1,
     device: Device = "auto",
-    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Default: the configuration's.")] = None,
+    seed: given.TrainSeed = None,
+    out: given.RunFolder,
     as_json: Json = False,
 ) -> None:
     """Train a detector: boxes, classes and attributes."""
@@ -251,7 +177,7 @@ def train(
     split = load_detection_split(data, "train")
     images = len(split.records)
     if gpus > 1:
-        del split  # each process reads its own
+        del split  # each process reads it again
         trained = train_on_gpus(gpus, cfg, data, out, resume, start_file)
     else:
         trained = train_detector(cfg, split, out, resume, start_file)
@@ -268,7 +194,7 @@ def train(
 
 
 def require_gpus(count: int, device: str) -> None:
-    """Raise `UsageError` where a run on `count` GPUs cannot be had."""
+    """Raise `UsageError` where this machine and `--device` do not allow a run on `count` GPUs."""
     import torch
 
     if count > 1 and device not in ("auto", "cuda"):
@@ -277,18 +203,20 @@ def require_gpus(count: int, device: str) -> None:
         raise UsageError(f"--gpus {count}: this machine has {torch.cuda.device_count()} GPUs")
 
 
-@butd_app.command(
-    epilog="Example: butd evaluate --weights runs/detector/model_final.pth --config scenes --data data/scenes"
+@command(
+    butd_app,
+    "butd evaluate --config scenes --data data/scenes --weights runs/detector/model_final.pth",
 )
 def evaluate(
-    weights: Annotated[str, typer.Option(help="A weight file.")],
-    config: Config,
-    data: Annotated[Path, typer.Option(help="Data set with images/ and annotations/SPLIT.json.")],
-    split: Annotated[str, typer.Option(help="Which annotations.")] = "test",
+    *,
+    data: given.Data,
+    split: given.SplitName = "test",
+    config: given.Config,
+    weights: given.ScoredWeights,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Score a detector: average precision of its boxes and attributes, as Anderson et al. count them."""
+    """Measure a detector: average precision of boxes and attributes, counted as by Anderson et al. (2018)."""
     require_detectron2()
     from data_tools.devices import resolve_device
     from extract.build import build_detector
@@ -309,33 +237,32 @@ def evaluate(
         print(scores.as_text())
 
 
-@butd_app.command(epilog="Example: butd show holiday.jpg --out holiday.png")
+@command(butd_app, "butd show holiday.jpg --out holiday.png")
 def show(
-    image: Annotated[Path, typer.Argument(help="A picture.")],
-    out: Annotated[Path, typer.Option(help="The PNG to write.")],
-    config: Config = PUBLISHED,
-    weights: Annotated[
-        str | None, typer.Option(help=f"As for extract-features. Default for {PUBLISHED}: {PUBLISHED_WEIGHTS}.")
-    ] = None,
-    selection: Annotated[Rule, typer.Option(help="Whose rule chooses regions.")] = Rule.CAFFE,
-    num_boxes: Annotated[int, typer.Option(min=1, help="Regions to draw.")] = 10,
+    image: Annotated[Path, argument("IMAGE", "Image file to show.")],
+    *,
+    selection: given.Selection = Rule.CAFFE,
+    num_boxes: given.DrawnBoxes = 10,
+    config: given.Config = PUBLISHED,
+    weights: given.Weights = None,
     device: Device = "auto",
-    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Of random weights.")] = None,
+    seed: given.Seed = None,
+    out: given.Picture,
     as_json: Json = False,
 ) -> None:
-    """Draw the regions of a picture with their classes, attributes and scores."""
+    """Draw the regions of an image with their classes, attributes and scores."""
     require_detectron2()
     from data_tools.devices import resolve_device
     from data_tools.files import replacing
     from extract.build import build_detector
     from extract.config import is_caffe, labels_of, load_config, with_values
     from extract.regions.selection import build_selection
-    from extract.run.plan import resolve_weights
     from extract.run.showing import show_image
+    from extract.weights.locating import find_weights_of
 
     cfg = with_values(load_config(config), seed=seed)
-    detector = build_detector(cfg, resolve_weights(config, weights), resolve_device(device))
-    rule = build_selection(selection.value, (num_boxes, num_boxes), None, None, is_caffe(cfg))
+    detector = build_detector(cfg, find_weights_of(config, weights), resolve_device(device))
+    rule = build_selection(selection, (num_boxes, num_boxes), inclusive=is_caffe(cfg))
     drawing, regions = show_image(image, detector, rule, labels_of(cfg))
     with replacing(out) as temporary:
         drawing.save(temporary, format="PNG")

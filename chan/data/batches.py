@@ -1,4 +1,4 @@
-"""Training batches: pairs of an image and one of its captions, augmented, packed.
+"""Training batches: augmented, packed pairs of an image and one of its captions.
 
 Shapes: B pairs, R regions of all images, F feature dimension, W words of all captions.
 """
@@ -24,7 +24,7 @@ from chan.text.tokenizers import CaptionTokenizer
 class Batch:
     """B pairs: `images` (R, F), `captions` (W,) ids, and `image_of_pair` (B,) int64 in the split.
 
-    On its way to a feature cache, `images` is (R,) int64 instead: positions of regions in the cache.
+    Before a feature cache fills it, `images` is (R,) int64 instead: positions of regions in the cache.
     """
 
     images: Packed
@@ -36,49 +36,50 @@ class Batch:
         pairs = self.image_of_pair.to(device, non_blocking=True)
         return Batch(self.images.to(device), self.captions.to(device), pairs)
 
-    def split(self, parts: int) -> list["Batch"]:
-        """The pairs in `parts` consecutive batches of equal size, or one less."""
-        cuts = [len(self.images) * part // parts for part in range(parts + 1)]
+    def split(self, count: int) -> list["Batch"]:
+        """The pairs in `count` consecutive batches whose sizes differ by one at most."""
+        cuts = [len(self.images) * part // count for part in range(count + 1)]
         return [
             Batch(self.images.slice(a, b), self.captions.slice(a, b), self.image_of_pair[a:b])
             for a, b in pairwise(cuts)
         ]
 
     def pin_memory(self) -> "Batch":
-        """Called by the loader where a GPU will take the copy."""
+        """The same pairs in pinned memory; the data loader calls this before a copy to a GPU."""
         images = self.images.with_rows(self.images.rows.pin_memory())
         captions = self.captions.with_rows(self.captions.rows.pin_memory())
         return Batch(images, captions, self.image_of_pair.pin_memory())
 
 
 class TrainingPairs(Dataset[Batch]):
-    """The captions of a split, each with its image, augmented anew in every epoch.
+    """The captions of a split, each with its image, augmented differently in every epoch.
 
-    An item is a batch, so that the features of its images are read in one call and copied once.
+    An item of this data set is a batch, so that the features of its images are read in one call and copied once.
 
     Args:
-        opened: the split.
-        reader: makes ids of its captions.
-        region_keep_prob: probability that a region stays.
-        token_change_prob: probability that a word changes.
-        seed: with the epoch and the caption it decides what the augmentation does.
-        cache_starts: where each image's regions begin in a feature cache; None reads them from their file.
+        feature_split: the split.
+        tokenizer: of the captions.
+        region_keep_prob: probability that a region is kept.
+        token_change_prob: probability that a word is changed.
+        seed: the augmentation depends on it, the epoch and the caption, on nothing else.
+        cache_starts: (N,) where each image's regions begin in a feature cache; None reads them from their file.
     """
 
     def __init__(
         self,
-        opened: FeatureSplit,
-        reader: CaptionTokenizer,
+        feature_split: FeatureSplit,
+        tokenizer: CaptionTokenizer,
         region_keep_prob: float,
         token_change_prob: float,
         seed: int,
         cache_starts: np.ndarray | None = None,
     ) -> None:
-        self.opened, self.reader, self.words = opened, reader, read_captions(opened, reader)
-        self.counts, self.cache_starts = opened.features.counts[opened.rows], cache_starts
+        self.feature_split, self.tokenizer = feature_split, tokenizer
+        self.words = read_captions(feature_split, tokenizer)
+        self.counts, self.cache_starts = feature_split.counts, cache_starts
         self.region_keep_prob, self.token_change_prob, self.seed = region_keep_prob, token_change_prob, seed
         self.epoch = 0
-        self._block: np.ndarray | None = None  # what the images of a batch are read into, again and again
+        self._block: np.ndarray | None = None  # the images of every batch are read into this array
 
     def __len__(self) -> int:
         """How many captions there are."""
@@ -86,7 +87,7 @@ class TrainingPairs(Dataset[Batch]):
 
     def __getitem__(self, captions: list[int]) -> Batch:
         """The pairs of these captions."""
-        images = self.opened.split.caption_images[captions]
+        images = self.feature_split.split.caption_images[captions]
         kept, ids = [], []
         for caption, regions in zip(captions, self.counts[images].tolist(), strict=True):
             random = generator(self.seed, self.epoch, caption)
@@ -99,23 +100,23 @@ class TrainingPairs(Dataset[Batch]):
         )
 
     def _ids(self, caption: int, random: np.random.Generator) -> list[int]:
-        reader = self.reader
-        words = changed_words(
-            self.words.caption(caption), self.token_change_prob, reader.mask, reader.size, random
-        )
-        return [*reader.prefix, *words, *reader.suffix]
+        tokenizer, words = self.tokenizer, self.words.caption(caption)
+        ids = changed_words(words, self.token_change_prob, tokenizer.mask_id, tokenizer.vocab_size, random)
+        return [*tokenizer.prefix, *ids, *tokenizer.suffix]
 
     def _rows(self, images: np.ndarray, kept: list[np.ndarray]) -> np.ndarray:
-        """Features (R, F) of the regions that stay of each image, or, with a cache, their positions (R,)."""
+        """Features (R, F) of the kept regions of each image or, with a cache, their positions (R,)."""
         counts = self.counts[images]
         starts = counts.cumsum() - counts if self.cache_starts is None else self.cache_starts[images]
-        positions = np.concatenate(kept) + starts.repeat([len(own) for own in kept])
+        positions = np.concatenate(kept) + starts.repeat([len(regions) for regions in kept])
         if self.cache_starts is not None:
             return positions
-        regions = int(counts.sum())
-        if self._block is None or len(self._block) < regions:
-            self._block = np.empty((regions, self.opened.features.dim), self.opened.features.dtype)
-        return self.opened.gather(images, self._block).take(positions, axis=0, mode="clip")  # clip: unbuffered
+        total = int(counts.sum())
+        if self._block is None or len(self._block) < total:
+            features = self.feature_split.features
+            self._block = np.empty((total, features.dim), features.dtype)
+        block = self.feature_split.gather(images, self._block)
+        return block.take(positions, axis=0, mode="clip")  # this mode needs no buffer
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_block": None}
@@ -126,9 +127,12 @@ def _offsets(sequences: Sequence[Sized]) -> Tensor:
 
 
 def epoch_order(captions: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The captions of each step: a permutation in whole batches, its incomplete end left out.
+    """The captions of each step of an epoch: a permutation in full batches, an incomplete last one dropped.
 
     Fewer captions than `batch_size` make one batch.
+
+    >>> [len(batch) for batch in epoch_order(captions=23, batch_size=5, seed=0, epoch=0)]
+    [5, 5, 5, 5]
     """
     size = min(batch_size, captions)
     order = np.random.default_rng((seed, epoch)).permutation(captions).tolist()
@@ -143,17 +147,17 @@ def training_batches(
     device: torch.device,
     cache: FeatureCache | None = None,
 ) -> Iterator[Batch]:
-    """Batches of an epoch, on `device`; the same ones however many `workers` read them, with any cache.
+    """Batches of an epoch, on `device`; they are the same with any number of `workers` and any cache.
 
     Args:
         pairs: the training pairs, with the `cache_starts` of `cache`.
-        epoch: which epoch's augmentation is meant.
+        epoch: the epoch, which determines the augmentation.
         steps: the captions of each batch.
-        workers: processes that read; 0 reads here.
-        device: where the batches go.
-        cache: where the features are, if not in their file.
+        workers: processes that read and augment; 0 does it in this process.
+        device: where the batches are copied to.
+        cache: holds the features; None reads them from their file.
     """
-    pairs.epoch = epoch  # before the workers start, which copy it
+    pairs.epoch = epoch  # before the workers start: each gets a copy
     loader = DataLoader(
         pairs,
         sampler=steps,

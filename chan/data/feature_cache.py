@@ -1,7 +1,7 @@
-"""Where the training features lie: in their file, in memory, or on the device.
+"""Where the training features are held: in their file, in memory, or on the device.
 
-A batch from a file carries its features. A batch for a cache carries the positions of its regions among the
-cached rows, from which one operation on the device takes them: see `FeatureCache.fill`.
+A batch read from the file carries its features. A batch for a cache carries the positions of its regions among the
+cached rows, and one operation on the device gathers them: see `FeatureCache.fill`.
 
 Shapes: R regions of the batch, M regions of the split, F feature dimension.
 """
@@ -17,13 +17,13 @@ from chan.packing import Packed
 from data_tools.console import Progress
 from data_tools.errors import InputError
 
-IMAGES = 512  # read at a time
-SHARE = 0.5  # of the device's free memory that `auto` gives to features
+READ_IMAGES = 512  # images per read while a cache is filled
+MAX_MEMORY_SHARE = 0.5  # of the device's free memory that `auto` lets features take
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """All regions of a split: `rows` (M, F) as stored, those of image i from row `starts[i]` on."""
+    """All regions of a split: `rows` (M, F) of the stored type; those of image i begin at row `starts[i]`."""
 
     rows: Tensor
     starts: np.ndarray
@@ -31,7 +31,8 @@ class FeatureCache:
     def fill(self, positions: Packed, device: torch.device) -> Packed:
         """The features (R, F) of regions given by their positions (R,) among the rows.
 
-        Those of a cache in memory are put where a copy to a GPU, `device`, need not be waited for.
+        From a cache in memory they are gathered into pinned memory if `device` is a GPU, so that the copy to it
+        runs asynchronously.
         """
         index = positions.rows.to(self.rows.device, non_blocking=True)
         pinned = device.type == "cuda" and self.rows.device.type == "cpu"
@@ -41,48 +42,48 @@ class FeatureCache:
         return positions.with_rows(torch.index_select(self.rows, 0, index, out=found))
 
 
-def make_cache(opened: FeatureSplit, kind: str, device: torch.device) -> FeatureCache | None:
-    """The cache of a split; None where the features are better read from their file.
+def make_cache(feature_split: FeatureSplit, kind: str, device: torch.device) -> FeatureCache | None:
+    """The cache of a split; None where batches are read from the features file.
 
     Args:
-        opened: the split.
-        kind: mmap (none; the operating system keeps what it reads), memory, device, or auto: the device if
-            it is a GPU with twice as much free memory as the features need, else mmap.
+        feature_split: the split.
+        kind: mmap (no cache but the operating system's), memory, device, or auto: the device if it is a GPU with
+            twice as much free memory as the features need, else mmap.
         device: where training takes place.
 
     Raises:
-        InputError: the features do not fit where they were asked to go.
+        InputError: the features do not fit into the memory that `kind` names.
     """
     if kind == "auto":
-        kind = "device" if device.type == "cuda" and _fits(opened, device) else "mmap"
+        kind = "device" if device.type == "cuda" and _fits(feature_split, device) else "mmap"
     if kind == "mmap":
         return None
     where = device if kind == "device" else torch.device("cpu")
-    counts = opened.counts
+    counts = feature_split.counts
     starts = np.concatenate([[0], counts.cumsum()])
     try:
-        rows = torch.empty(int(starts[-1]), opened.features.dim, dtype=_dtype(opened), device=where)
-    except RuntimeError:  # torch's out-of-memory errors are of this kind
-        gigabytes = _bytes(opened) / 1e9
+        rows = torch.empty(int(starts[-1]), feature_split.features.dim, dtype=_dtype(feature_split), device=where)
+    except RuntimeError:  # torch's out-of-memory errors are RuntimeErrors
+        gigabytes = _bytes(feature_split) / 1e9
         raise InputError(
-            f"{opened.source}: data.cache={kind}: {gigabytes:.1f} GB of features do not fit"
+            f"{feature_split.source}: data.cache={kind}: {gigabytes:.1f} GB of features do not fit"
         ) from None
-    with Progress(f"reading {opened.split.name}", len(counts), "images") as progress:
-        for first in range(0, len(counts), IMAGES):
-            last = min(first + IMAGES, len(counts))
-            block = opened.gather(np.arange(first, last))
+    with Progress(f"reading {feature_split.split.name}", len(counts), "images") as progress:
+        for first in range(0, len(counts), READ_IMAGES):
+            last = min(first + READ_IMAGES, len(counts))
+            block = feature_split.gather(np.arange(first, last))
             rows[starts[first] : starts[last]] = torch.from_numpy(block)
             progress.advance(last - first)
     return FeatureCache(rows, starts[:-1])
 
 
-def _dtype(opened: FeatureSplit) -> torch.dtype:
-    return torch.from_numpy(np.empty(0, opened.features.dtype)).dtype
+def _dtype(feature_split: FeatureSplit) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, feature_split.features.dtype)).dtype
 
 
-def _bytes(opened: FeatureSplit) -> int:
-    return int(opened.counts.sum()) * opened.features.dim * _dtype(opened).itemsize
+def _bytes(feature_split: FeatureSplit) -> int:
+    return int(feature_split.counts.sum()) * feature_split.features.dim * _dtype(feature_split).itemsize
 
 
-def _fits(opened: FeatureSplit, device: torch.device) -> bool:
-    return _bytes(opened) <= SHARE * torch.cuda.mem_get_info(device)[0]
+def _fits(feature_split: FeatureSplit, device: torch.device) -> bool:
+    return _bytes(feature_split) <= MAX_MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]

@@ -1,4 +1,8 @@
-"""A split of a data set, ready to be read: its images' features and its captions' ids."""
+"""A split of a data set with the features of its images, and batches of both for the encoders.
+
+Shapes: N images and C captions of a split, n of them in a batch, R regions and W ids of a batch, K regions of one
+image, F feature dimension.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +13,7 @@ import numpy as np
 import torch
 
 from chan.packing import Packed, offsets_of, pack
-from chan.text.tokenizers import CaptionTokenizer, WordIds, read_words
+from chan.text.tokenizers import CaptionTokenizer, WordIds, tokenize_captions
 from data_tools.captions.splits import Split, load_split
 from data_tools.errors import InputError
 from data_tools.layout import feature_source, precomp_folder
@@ -25,17 +29,18 @@ class FeatureSplit:
     rows: np.ndarray
     source: Path
 
-    def regions(self, image: int) -> np.ndarray:
-        """(K, F) float16 or float32: the features of the image at this position of the split."""
-        return self.features.read(int(self.rows[image]))
-
     @cached_property
     def counts(self) -> np.ndarray:
         """(N,) int64: regions of each image of the split."""
         return self.features.counts[self.rows]
 
     def gather(self, images: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """(R, F): the features of the images at these positions, one after the other; `out` as for a reader."""
+        """(R, F) float16 or float32: the regions of the images at these positions, one image after another.
+
+        Args:
+            images: (n,) positions in the split, in any order.
+            out: (at least R, F) array of the stored type to read into; the result is a view of it.
+        """
         return self.features.gather(self.rows[images], out)
 
     def boxes(self, image: int) -> np.ndarray:
@@ -46,51 +51,57 @@ class FeatureSplit:
         """
         boxes = self.features.boxes(int(self.rows[image]))
         if boxes is None:
-            raise InputError(f"{self.source}: holds no boxes of the regions; a feature store with boxes does")
+            raise InputError(f"{self.source}: holds no boxes; expected a feature store with boxes")
         return boxes
 
 
 def open_split(data: Path, name: str, features: Path | None) -> FeatureSplit:
-    """Open a split of the data set in the folder `data`; `features` as for `feature_source`.
+    """Open a split of the data set in the folder `data`.
+
+    Args:
+        data: the folder, with precomp/ in it.
+        name: the split: train, dev, test, ...
+        features: a features file or a folder that holds one; None looks in `data`.
 
     Raises:
         InputError: a file is absent or malformed, or an image has no features or no regions.
-        UsageError: it is not clear which features are meant.
+        UsageError: more than one features file could be meant.
     """
     split = load_split(precomp_folder(data), name)
     source = feature_source(data, name, features)
-    reader = open_features(source, split)
-    opened = FeatureSplit(split, reader, reader.rows(split.image_ids), source)
-    empty = np.flatnonzero(opened.counts == 0)
+    stored = open_features(source, split)
+    feature_split = FeatureSplit(split, stored, stored.rows(split.image_ids), source)
+    empty = np.flatnonzero(feature_split.counts == 0)
     if len(empty):
         raise InputError(f"{source}: image {split.image_ids[empty[0]]}: expected at least one region")
-    return opened
+    return feature_split
 
 
-def check_dim(opened: FeatureSplit, dim: int) -> None:
-    """`InputError` unless the features have `dim` numbers a region."""
-    if opened.features.dim != dim:
-        raise InputError(
-            f"{opened.source}: features of {opened.features.dim} numbers a region; the model expects {dim}"
-        )
+def check_dim(feature_split: FeatureSplit, dim: int) -> None:
+    """`InputError` unless the features have dimension `dim`."""
+    found = feature_split.features.dim
+    if found != dim:
+        source = feature_split.source
+        raise InputError(f"{source}: features of {found} numbers per region; the model expects {dim}")
 
 
-def image_batch(opened: FeatureSplit, images: np.ndarray) -> Packed:
+def image_batch(feature_split: FeatureSplit, images: np.ndarray) -> Packed:
     """The regions, (R, F), of the images at these positions (n,)."""
-    return Packed(torch.from_numpy(opened.gather(images)), offsets_of(torch.from_numpy(opened.counts[images])))
+    counts = torch.from_numpy(feature_split.counts[images])
+    return Packed(torch.from_numpy(feature_split.gather(images)), offsets_of(counts))
 
 
-def caption_batch(words: WordIds, reader: CaptionTokenizer, captions: np.ndarray) -> Packed:
-    """The ids, (W,) int64, of these captions (n,), none of them changed."""
-    own = (chain.from_iterable(words.caption(index)) for index in captions)
-    return pack([torch.tensor([*reader.prefix, *ids, *reader.suffix]) for ids in own])
+def caption_batch(words: WordIds, tokenizer: CaptionTokenizer, captions: np.ndarray) -> Packed:
+    """The ids, (W,) int64, of these captions (n,), without augmentation."""
+    chosen = (chain.from_iterable(words.caption(index)) for index in captions)
+    return pack([torch.tensor([*tokenizer.prefix, *ids, *tokenizer.suffix]) for ids in chosen])
 
 
-def caption_lengths(words: WordIds, reader: CaptionTokenizer) -> np.ndarray:
-    """(C,) int64: the ids that `caption_batch` gives each caption."""
-    return np.diff(words.word_offsets[words.caption_offsets]) + len(reader.prefix) + len(reader.suffix)
+def caption_lengths(words: WordIds, tokenizer: CaptionTokenizer) -> np.ndarray:
+    """(C,) int64: how many ids `caption_batch` gives each caption."""
+    return np.diff(words.word_offsets[words.caption_offsets]) + len(tokenizer.prefix) + len(tokenizer.suffix)
 
 
-def read_captions(opened: FeatureSplit, reader: CaptionTokenizer) -> WordIds:
+def read_captions(feature_split: FeatureSplit, tokenizer: CaptionTokenizer) -> WordIds:
     """The ids of the split's captions."""
-    return read_words(reader, opened.split.captions)
+    return tokenize_captions(tokenizer, feature_split.split.captions)

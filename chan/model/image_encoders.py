@@ -14,24 +14,28 @@ HEADS = 8
 
 
 def l2_normalise(rows: Tensor) -> Tensor:
-    """Rows (..., D) divided by their Euclidean norm; 1e-8 keeps a zero row zero."""
+    """Rows (..., D) divided by their Euclidean norm plus 1e-8, so that a zero row stays zero.
+
+    >>> l2_normalise(torch.tensor([[3.0, 4.0]]))
+    tensor([[0.6000, 0.8000]])
+    """
     return rows / (rows.norm(dim=-1, keepdim=True) + 1e-8)
 
 
 def embedding(rows: Tensor, normalise: bool) -> Tensor:
-    """The rows that an encoder gives away: never in half precision, of unit length with `normalise`."""
+    """The output (R, D) of an encoder: in float32 if `rows` have half precision, normalised if asked for."""
     rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
     return l2_normalise(rows) if normalise else rows
 
 
 class ImageEncoder(nn.Module):
-    """Projects region features to the joint space, relates the regions of an image, normalises.
+    """A projection to the joint space, attention among the regions of each image, and normalisation.
 
     Args:
         feature_dim: F.
         dim: D, a multiple of 8 unless `encoder` is basic.
         encoder: basic (the projection alone), selfattention or transformer.
-        normalise: whether embeddings get unit length.
+        normalise: whether embeddings are scaled to unit length.
     """
 
     def __init__(self, feature_dim: int, dim: int, encoder: str, normalise: bool = True) -> None:
@@ -53,7 +57,7 @@ class ImageEncoder(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """x + attention(layer norm of x), among the regions of an image."""
+    """x + attention(layer norm of x) among the regions of each image."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -66,7 +70,7 @@ class SelfAttention(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A pre-norm transformer layer: attention, then a perceptron four times as wide, each added to x."""
+    """A pre-norm transformer layer: attention, then a perceptron with 4 D hidden units, each with a residual."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -90,10 +94,10 @@ class QuickGELU(nn.Module):
 
 
 def attend(attention: nn.MultiheadAttention, regions: Packed) -> Tensor:
-    """(R, D): self-attention of each image's regions among themselves, with the weights of `attention`.
+    """(R, D): self-attention among the regions of each image, with the weights of `attention`.
 
-    The projections, nearly all of the work, run on packed rows. Only the products of queries and keys are
-    padded, to (B, H, K, D / H), with the padding masked as keys and dropped as queries.
+    The projections, nearly all of the work, run on packed rows. Only queries, keys and values are padded, to
+    (B, H, K, D / H), with the padding masked as keys and dropped as queries.
     """
     projected = linear(regions.rows, attention.in_proj_weight, attention.in_proj_bias)
     images = len(regions)

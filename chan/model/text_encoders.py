@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class BiGRUEncoder(nn.Module):
-    """Word vectors and a one-layer GRU in both directions, whose outputs are averaged, normalised.
+    """Word vectors and a one-layer bidirectional GRU, whose two outputs per word are averaged and normalised.
 
     Args:
         words: size of the vocabulary.
         word_dim: E.
         dim: D, also the hidden size of each direction.
-        normalise: whether embeddings get unit length.
+        normalise: whether embeddings are scaled to unit length.
     """
 
     def __init__(self, words: int, word_dim: int, dim: int, normalise: bool = True) -> None:
@@ -39,7 +39,7 @@ class BiGRUEncoder(nn.Module):
         order, batch_sizes = step_order(captions.offsets)
         order = to_device(order, captions.rows.device)
         vectors = self.embed(captions.rows.index_select(0, order))
-        with torch.autocast(vectors.device.type, enabled=False):  # a recurrence piles up its rounding
+        with torch.autocast(vectors.device.type, enabled=False):  # rounding errors accumulate in a recurrence
             out = self.rnn(PackedSequence(vectors, batch_sizes))[0].data
         forwards, backwards = out.chunk(2, dim=1)
         both = ((forwards + backwards) / 2).index_select(0, order.argsort())
@@ -47,11 +47,18 @@ class BiGRUEncoder(nn.Module):
 
 
 def step_order(offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """The order in which a recurrent network takes packed words: all first words, all second ones, ...
+    """The order in which a recurrent network processes packed words: all first words, all second ones, ...
+
+    >>> order, sizes = step_order(torch.tensor([0, 2, 5]))  # a caption of two words, then one of three
+    >>> order.tolist(), sizes.tolist()
+    ([2, 0, 3, 1, 4], [2, 2, 1])
+
+    Args:
+        offsets: (B + 1,) int64 offsets of the captions.
 
     Returns:
-        (W,) int64 order, captions from long to short within a step, and (L,) int64 words in each step: the
-        two halves of a `PackedSequence`.
+        (W,) int64 order, captions from long to short within a step, and (L,) int64 words in each step, as a
+        `PackedSequence` needs them.
     """
     lengths = offsets.diff()
     rank = lengths.argsort(descending=True, stable=True).argsort()
@@ -61,12 +68,12 @@ def step_order(offsets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class BertEncoder(nn.Module):
-    """BERT's last hidden states, projected to the joint space, normalised.
+    """BERT's last hidden states, projected to the joint space and normalised.
 
     Args:
-        bert: a transformers encoder, with its own weights or random ones. Its pooler, which no word passes, goes.
+        bert: an encoder of `transformers`. Its pooler is removed: word embeddings do not depend on it.
         dim: D.
-        normalise: whether embeddings get unit length.
+        normalise: whether embeddings are scaled to unit length.
     """
 
     def __init__(self, bert: "PreTrainedModel", dim: int, normalise: bool = True) -> None:

@@ -1,12 +1,13 @@
-"""Checkpoints of the public CHAN code (github.com/ppanzx/CHAN), turned into run folders.
+"""Imports checkpoints of the public CHAN code (github.com/ppanzx/CHAN) as run folders.
 
 Such a file is a pickle of `epoch`, `model` (the state dicts of image encoder, text encoder, similarity and
-criterion), `best_rsum`, `opt` (an argparse.Namespace) and `Eiters`. It is read through torch's list of allowed
-types with `Namespace` added: anything else in it is refused, and nothing of it is run.
+criterion), `best_rsum`, `opt` (an argparse.Namespace) and `Eiters`. It is read with torch's list of allowed types
+and `Namespace`: a file that holds anything else is refused, and no code in it is run.
 """
 
 import argparse
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chan.build import build_model
 from chan.config import Config, TextEncoderName, override
-from chan.model.chan import build_model
+from chan.keys import with_value
 from chan.runs import folder as runs
 from chan.text.tokenizers import BertTokenizer, CaptionTokenizer, VocabularyTokenizer
+from chan.training.checkpoints import BEST, save_weights, shapes
 from data_tools.captions.vocabulary import Vocabulary
-from data_tools.errors import InputError, UsageError
+from data_tools.errors import InputError, UsageError, one_line
+from data_tools.tensor_names import tensor_differences
 
 CODINGS = {"VHACoding": "vha", "THACoding": "tha", "VSACoding": "vsa"}
 POOLINGS = {f"{name}Pooling": name.lower() for name in ("Max", "Mean", "Sum", "Softmax", "LSE")}
 LOSSES = {"ContrastiveLoss": "contrastive", "InfoNCELoss": "infonce"}
-PLAIN = {  # names in `opt` whose values are taken as they are
+OPTIONS = {  # names in `opt` whose values need no translation
     "embed_size": "model.dim",
     "alpha": "model.alpha",
     "belta": "model.beta",
@@ -44,60 +48,60 @@ PLAIN = {  # names in `opt` whose values are taken as they are
     "seed": "train.seed",
 }
 UNUSED = ("text_encoder.fc.", "text_encoder.bert.pooler.")  # weights that no embedding depends on
-COUNTERS = ("text_encoder.bert.embeddings.position_ids",)  # older transformers stored 0, 1, 2, ...
+COUNTERS = ("text_encoder.bert.embeddings.position_ids",)  # 0, 1, 2, ..., stored by older versions of transformers
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What the checkpoint says of itself."""
+    """What the checkpoint records about its training."""
 
     epoch: int
     best_rsum: float
 
 
 def import_checkpoint(path: Path, vocab: Path | None, bert: str | None, folder: Path) -> Imported:
-    """Make the run `folder` of a checkpoint; it can be evaluated and explained, but not resumed.
+    """Write a checkpoint as the run folder `folder`, which can be evaluated and explained, but not resumed.
 
     Args:
         path: the checkpoint.
         vocab: the vocabulary that a BiGRU was trained with, as published; `<mask>` is appended.
-        bert: name or folder of the BERT that a BERT began with: its tokenizer and architecture are needed.
-        folder: where the run goes.
+        bert: name or folder of the BERT that a BERT's training started from, for its tokenizer and architecture.
+        folder: the run folder to write.
 
     Raises:
-        InputError: the file is no such checkpoint, holds what it should not, or its parts do not fit.
-        UsageError: `vocab` or `bert` is missing or out of place, or the folder holds a run.
+        InputError: the file is no such checkpoint, holds types that are not allowed, or its parts do not fit.
+        UsageError: `vocab` or `bert` is missing or does not apply, or the folder holds a run.
     """
     runs.check_new_run(folder)
     checkpoint = read_checkpoint(path)
     config = config_of(path, checkpoint["opt"])
-    reader = _reader(path, config, vocab, bert)
+    tokenizer = _tokenizer(path, config, vocab, bert)
+    if bert is not None:
+        config = with_value(config, "model.text.bert", bert)
     assert config.model.image.dim is not None
-    model = build_model(config.model, config.model.image.dim, reader, pretrained=False)
+    model = build_model(config.model, config.model.image.dim, tokenizer, pretrained=False)
     weights = weights_of(checkpoint["model"])
-    _check(path, weights, {name: tuple(value.shape) for name, value in model.state_dict().items()})
-    runs.start_run(folder, config, reader, {})
-    runs.save_weights(weights, folder / runs.BEST)
+    _check_weights(path, shapes(weights), shapes(model.state_dict()))
+    runs.start_run(folder, config, tokenizer, {})
+    save_weights(weights, folder / BEST)
     return Imported(int(checkpoint.get("epoch", 0)), float(checkpoint.get("best_rsum", 0.0)))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The checkpoint's dictionary; `InputError` where it is none or holds other types than it may."""
+    """The checkpoint's dictionary; `InputError` where the file is none or holds types that are not allowed."""
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = " ".join(str(error).split())
-        named = reason.split("GLOBAL ")[1].split()[0] if "GLOBAL " in reason else None
-        raise InputError(
-            f"{path}: holds {named}, which is no part of a checkpoint, and was not loaded"
-            if named
-            else f"{path}: not a checkpoint: {reason[:150]}"
-        ) from None
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused:
+            message = f"{path}: holds {refused[1]}, which does not belong in a checkpoint, and was not loaded"
+            raise InputError(message) from None
+        raise InputError(f"{path}: not a checkpoint: {one_line(error)}") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise InputError(f"{path}: not a checkpoint: {' '.join(str(error).split())[:150]}") from None
+        raise InputError(f"{path}: not a checkpoint: {one_line(error)}") from None
     if not isinstance(loaded, dict) or not isinstance(loaded.get("opt"), argparse.Namespace):
         raise InputError(f"{path}: expected a checkpoint of the public CHAN code, with model and opt in it")
     parts = loaded.get("model")
@@ -107,42 +111,52 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def config_of(path: Path, opt: argparse.Namespace) -> Config:
-    """The configuration that a checkpoint's `opt` means.
+    """The configuration that is equivalent to a checkpoint's `opt`.
 
     Raises:
-        InputError: it asks for what cannot be reproduced, or has an unknown value.
+        InputError: a value is unknown, or what it asks for cannot be reproduced.
     """
-    if opt.__dict__.get("precomp_enc_type") == "transformer":
+    given: dict[str, Any] = {name: value for name, value in vars(opt).items() if value is not None}
+    if given.get("precomp_enc_type") == "transformer":
         raise InputError(
             f"{path}: its image encoder is `transformer`, which in the public code mixes the images of a batch; "
-            "what it computes cannot be reproduced"
+            "its embeddings cannot be reproduced"
         )
-    if opt.__dict__.get("num_layers", 1) != 1:
-        raise InputError(f"{path}: num_layers: expected a GRU of one layer, found {opt.num_layers}")
-    changes = [f"{ours}={opt.__dict__[theirs]}" for theirs, ours in PLAIN.items() if _given(opt, theirs)]
-    for theirs, ours, names in (
-        ("coding_type", "model.coding", CODINGS),
-        ("pooling_type", "model.pooling", POOLINGS),
-        ("criterion", "loss.name", LOSSES),
-    ):
-        if _given(opt, theirs):
-            if opt.__dict__[theirs] not in names:
-                raise InputError(f"{path}: {theirs}: {opt.__dict__[theirs]!r}: expected one of {', '.join(names)}")
-            changes.append(f"{ours}={names[opt.__dict__[theirs]]}")
+    if given.get("num_layers", 1) != 1:
+        raise InputError(f"{path}: num_layers: expected a GRU of one layer, found {given['num_layers']}")
+    changes = [f"{ours}={given[theirs]}" for theirs, ours in OPTIONS.items() if theirs in given]
+    changes += _translated(path, given)
+    augmented = given.get("drop", False)
     changes += [
-        f"model.image.normalise={not opt.__dict__.get('no_imgnorm', False)}",
-        f"model.text.normalise={not opt.__dict__.get('no_txtnorm', False)}",
+        f"model.image.normalise={not given.get('no_imgnorm', False)}",
+        f"model.text.normalise={not given.get('no_txtnorm', False)}",
         "loss.mask_duplicates=false",
+        f"data.region_keep_prob={1 - given.get('obj_drop_rate', 0.2) if augmented else 1.0}",
+        f"data.token_change_prob={0.2 if augmented else 0.0}",
     ]
-    augmented = opt.__dict__.get("drop", False)
-    changes.append(f"data.region_keep_prob={1 - opt.__dict__.get('obj_drop_rate', 0.2) if augmented else 1.0}")
-    changes.append(f"data.token_change_prob={0.2 if augmented else 0.0}")
-    if opt.__dict__.get("text_enc_type") == "bert":
+    if given.get("text_enc_type") == "bert":
         changes += ["train.weight_decay=1e-4", "train.text_lr_factor=0.1"]
     try:
         return override(Config(), changes)
     except UsageError as error:
         raise InputError(f"{path}: opt: {error}") from None
+
+
+def _translated(path: Path, given: dict[str, Any]) -> list[str]:
+    """The `key=value` of the options whose values have other names here."""
+    changes = []
+    for theirs, ours, names in (
+        ("coding_type", "model.coding", CODINGS),
+        ("pooling_type", "model.pooling", POOLINGS),
+        ("criterion", "loss.name", LOSSES),
+    ):
+        value = given.get(theirs)
+        if value is None:
+            continue
+        if value not in names:
+            raise InputError(f"{path}: {theirs}: {value!r}: expected one of {', '.join(names)}")
+        changes.append(f"{ours}={names[value]}")
+    return changes
 
 
 def weights_of(parts: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -156,29 +170,22 @@ def weights_of(parts: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return found
 
 
-def _given(opt: argparse.Namespace, name: str) -> bool:
-    return opt.__dict__.get(name) is not None
-
-
-def _reader(path: Path, config: Config, vocab: Path | None, bert: str | None) -> CaptionTokenizer:
+def _tokenizer(path: Path, config: Config, vocab: Path | None, bert: str | None) -> CaptionTokenizer:
     if config.model.text.encoder is TextEncoderName.bert:
         if bert is None or vocab is not None:
             raise UsageError(f"{path}: its text encoder is a BERT: --bert NAME|FOLDER is needed, --vocab is not")
-        config.model.text.bert = bert
         return BertTokenizer(bert)
     if vocab is None or bert is not None:
         raise UsageError(f"{path}: its text encoder is a BiGRU: --vocab FILE is needed, --bert is not")
     return VocabularyTokenizer(Vocabulary.load(vocab))
 
 
-def _check(path: Path, weights: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> None:
-    """`InputError` that names the first weight that is missing, too many or of another shape."""
-    for name in sorted(weights.keys() | expected.keys()):
-        if name not in weights:
-            raise InputError(f"{path}: lacks the weight {name}")
-        if name not in expected:
-            raise InputError(f"{path}: has a weight {name}, which the model of its options does not have")
-        if tuple(weights[name].shape) != expected[name]:
-            found, wanted = tuple(weights[name].shape), expected[name]
-            hint = "; is --vocab the file that it was trained with?" if name.endswith("embed.weight") else ""
-            raise InputError(f"{path}: {name}: of shape {found}, expected {wanted}{hint}")
+def _check_weights(path: Path, found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:
+    """`InputError` where the weights are not those of the model that the checkpoint's options describe."""
+    differences = tensor_differences(found, expected)
+    if not differences:
+        return
+    embed = "text_encoder.embed.weight"
+    wrong_vocab = embed in found and embed in expected and found[embed] != expected[embed]
+    hint = "; is --vocab the vocabulary that it was trained with?" if wrong_vocab else ""
+    raise InputError(f"{path}: its weights do not fit the model of its options: {differences}{hint}")

@@ -1,13 +1,13 @@
-"""Pretrained BERTs, by name at Hugging Face or from a folder, and one clear complaint where there is none.
+"""Pretrained BERTs, by name at Hugging Face or from a folder; an `InputError` of one line where there is none.
 
-transformers takes seconds to import, so only what needs a BERT does.
+`transformers` takes seconds to import, so it is imported only where a BERT is needed.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from data_tools.errors import InputError
+from data_tools.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 Loaded = TypeVar("Loaded")
 
 
-def load_tokenizer(source: str) -> Any:
-    """The tokenizer of a BERT.
+def load_bert_tokenizer(source: str) -> Any:
+    """The tokenizer of a BERT, by the BERT's name or folder.
 
     Raises:
         InputError: there is none, it cannot tell which pieces make a word, or it lacks BERT's special tokens.
@@ -31,7 +31,7 @@ def load_tokenizer(source: str) -> Any:
 
 
 def load_bert(source: str, pretrained: bool) -> "PreTrainedModel":
-    """A BERT with its own weights, or, without `pretrained`, of its architecture with random ones.
+    """A BERT with its pretrained weights, or, without `pretrained`, of its architecture with random ones.
 
     Raises:
         InputError: there is none.
@@ -44,7 +44,11 @@ def load_bert(source: str, pretrained: bool) -> "PreTrainedModel":
 
 
 def save_architecture(source: str, folder: Path) -> None:
-    """Write the architecture of a BERT, its config.json, to `folder`."""
+    """Write the architecture of a BERT, its config.json, to `folder`.
+
+    Raises:
+        InputError: there is no such BERT.
+    """
     from transformers import AutoConfig
 
     _load(source, lambda: AutoConfig.from_pretrained(source)).save_pretrained(folder)
@@ -57,5 +61,4 @@ def _load(source: str, load: Callable[[], Loaded]) -> Loaded:
     try:
         return load()
     except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{source}: no BERT folder, and none of that name to be had: {reason}") from None
+        raise InputError(f"{source}: neither a BERT's folder nor the name of one: {one_line(error)}") from None

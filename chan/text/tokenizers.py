@@ -1,13 +1,13 @@
-"""Captions as ids, word by word: through a vocabulary, or through the word pieces of BERT.
+"""Tokenizers: captions to token ids, grouped by word, by a vocabulary or by BERT's word pieces.
 
-Both kinds say which ids stand before and after the words of every caption. The published code lets the
-augmentation change a vocabulary's `<start>` and `<end>` like any word, and never BERT's [CLS] and [SEP]; so
-the former are words here and the latter `prefix` and `suffix`.
+Both say which ids precede and follow the words of every caption. In the published code the augmentation may change
+a vocabulary's `<start>` and `<end>` like any word, but never BERT's [CLS] and [SEP]; so the former are words here
+and the latter are `prefix` and `suffix`.
 
 Shapes: C captions, W words of all captions, P ids of all words.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,12 +15,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from chan.text.bert import load_tokenizer, save_architecture
+from chan.text.bert import load_bert_tokenizer, save_architecture
 from data_tools.captions.tokenization import tokenize
 from data_tools.captions.vocabulary import END, MASK_TOKEN, START, Vocabulary
 
 Word = tuple[str, list[int]]
-"""A word as the caption spells it, and its ids."""
+"""A word as it is written in the caption, and its ids."""
+
+BATCH_CAPTIONS = 4096  # tokenized at a time: enough that BERT's tokenizer uses its threads
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class WordIds:
     caption_offsets: np.ndarray
 
     def __len__(self) -> int:
+        """How many captions there are."""
         return len(self.caption_offsets) - 1
 
     def caption(self, index: int) -> list[list[int]]:
@@ -51,18 +54,23 @@ class CaptionTokenizer(Protocol):
 
     prefix: list[int]  # ids before the first word
     suffix: list[int]  # ids after the last word
-    mask: int  # the id that hides a word
-    size: int  # ids are below this
+    mask_id: int  # the id of the mask token
+    vocab_size: int  # ids are 0 to vocab_size - 1
 
     def words(self, captions: Sequence[str]) -> list[list[Word]]:
         """The words of each caption."""
 
     def save(self, folder: Path) -> None:
-        """Write to a run's folder what is needed to read captions in the same way."""
+        """Write to a run's folder what is needed to tokenize captions in the same way."""
 
 
 class VocabularyTokenizer:
-    """One id a word; `<start>` and `<end>` are words."""
+    """One id per word; `<start>` and `<end>` are words.
+
+    >>> tokenizer = VocabularyTokenizer(Vocabulary.build(["a red square", "a circle"], threshold=1))
+    >>> [word for word, ids in tokenizer.words(["A circle."])[0]]
+    ['<start>', 'a', 'circle', '.', '<end>']
+    """
 
     prefix: list[int]
     suffix: list[int]
@@ -70,10 +78,10 @@ class VocabularyTokenizer:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary.with_mask()
         self.prefix, self.suffix = [], []
-        self.mask, self.size = self.vocabulary.index(MASK_TOKEN), len(self.vocabulary)
+        self.mask_id, self.vocab_size = self.vocabulary.index(MASK_TOKEN), len(self.vocabulary)
 
     def words(self, captions: Sequence[str]) -> list[list[Word]]:
-        """The tokens of each caption, `<start>` before and `<end>` behind them."""
+        """The tokens of each caption, between `<start>` and `<end>`."""
         index = self.vocabulary.index
         return [
             [("<start>", [START]), *((word, [index(word)]) for word in tokenize(caption)), ("<end>", [END])]
@@ -100,13 +108,13 @@ class BertTokenizer:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self.tokenizer: Any = load_tokenizer(source)
+        self.tokenizer: Any = load_bert_tokenizer(source)
         self.prefix, self.suffix = [self.tokenizer.cls_token_id], [self.tokenizer.sep_token_id]
-        self.mask, self.size = self.tokenizer.mask_token_id, len(self.tokenizer)
-        self.room = min(self.tokenizer.model_max_length, 512) - 2  # word pieces beside [CLS] and [SEP]
+        self.mask_id, self.vocab_size = self.tokenizer.mask_token_id, len(self.tokenizer)
+        self.max_pieces = min(self.tokenizer.model_max_length, 512) - 2  # word pieces between [CLS] and [SEP]
 
     def words(self, captions: Sequence[str]) -> list[list[Word]]:
-        """The words of each caption as BERT splits it; what exceeds BERT's longest input is cut off."""
+        """The words of each caption as BERT splits it, truncated to BERT's maximum input length."""
         if not captions:
             return []
         encoded = self.tokenizer(
@@ -114,22 +122,20 @@ class BertTokenizer:
             add_special_tokens=False,
             return_offsets_mapping=True,
             truncation=True,
-            max_length=self.room,
+            max_length=self.max_pieces,
         )
-        found = []
-        for number, caption in enumerate(captions):
-            words: dict[int, tuple[int, int, list[int]]] = {}
-            pieces = zip(
-                encoded.word_ids(number),
-                encoded["offset_mapping"][number],
-                encoded["input_ids"][number],
-                strict=True,
+        return [
+            _words_of(
+                caption,
+                zip(
+                    encoded.word_ids(number),
+                    encoded["offset_mapping"][number],
+                    encoded["input_ids"][number],
+                    strict=True,
+                ),
             )
-            for word, (start, end), piece in pieces:
-                first, _, ids = words.get(word, (start, end, []))
-                words[word] = (first, end, [*ids, piece])
-            found.append([(caption[first:last], ids) for first, last, ids in words.values()])
-        return found
+            for number, caption in enumerate(captions)
+        ]
 
     def save(self, folder: Path) -> None:
         """Write the folder bert: the tokenizer and the architecture, without weights."""
@@ -137,12 +143,27 @@ class BertTokenizer:
         save_architecture(self.source, folder / "bert")
 
 
-def read_words(reader: CaptionTokenizer, captions: Sequence[str]) -> WordIds:
-    """The ids of all captions in one structure."""
+def _words_of(caption: str, pieces: Iterable[tuple[int, tuple[int, int], int]]) -> list[Word]:
+    """The words of a caption from its word pieces: of each the word's number, first and last character, and id."""
+    words: dict[int, tuple[int, int, list[int]]] = {}
+    for word, (start, end), piece in pieces:
+        first, _, ids = words.get(word, (start, end, []))
+        words[word] = (first, end, [*ids, piece])
+    return [(caption[first:last], ids) for first, last, ids in words.values()]
+
+
+def tokenize_captions(tokenizer: CaptionTokenizer, captions: Sequence[str]) -> WordIds:
+    """The ids of all captions in one structure, without the tokenizer's prefix and suffix.
+
+    >>> tokenizer = VocabularyTokenizer(Vocabulary.build(["a red square"], threshold=1))
+    >>> words = tokenize_captions(tokenizer, ["a square", "a red square"])
+    >>> len(words), len(words.caption(0)), len(words.caption(1))
+    (2, 4, 5)
+    """
     ids: list[int] = []
     word_offsets, caption_offsets = [0], [0]
-    for first in range(0, len(captions), 4096):  # so many at a time that BERT's tokenizer uses its threads
-        for words in reader.words(captions[first : first + 4096]):
+    for first in range(0, len(captions), BATCH_CAPTIONS):
+        for words in tokenizer.words(captions[first : first + BATCH_CAPTIONS]):
             for _, word in words:
                 ids.extend(word)
                 word_offsets.append(len(ids))

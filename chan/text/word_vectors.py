@@ -1,7 +1,7 @@
 """Pretrained word vectors from the text files of GloVe and fastText.
 
-A line is a word and its numbers, separated by spaces; fastText begins with a line of two counts. Of files with
-millions of words only the vocabulary's are kept in memory.
+Each line holds a word and its numbers, separated by spaces; a fastText file begins with a line of two counts. Of
+files with millions of words only those of the vocabulary are kept in memory.
 """
 
 import gzip
@@ -17,19 +17,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from data_tools.errors import InputError
+from data_tools.errors import InputError, one_line
 
 
-def start_with_word_vectors(embed: nn.Embedding, words: Sequence[str], path: Path) -> int:
-    """Give the words that `path` knows its vectors, the others numbers from N(0, 1), as the published code does.
+def initialise_word_vectors(embed: nn.Embedding, words: Sequence[str], path: Path) -> int:
+    """Set the rows of words that `path` contains to its vectors, the others to draws from N(0, 1).
+
+    So does the published code.
 
     Args:
-        embed: one row for each of `words`.
+        embed: (words, dim), one row per word.
         words: the vocabulary.
         path: a file as for `read_word_vectors`.
 
     Returns:
         How many words have a vector.
+
+    Raises:
+        InputError: as for `read_word_vectors`.
     """
     wanted = {word: spellings(word) for word in words}
     vectors = read_word_vectors(path, {s for own in wanted.values() for s in own}, embed.embedding_dim)
@@ -45,28 +50,32 @@ def start_with_word_vectors(embed: nn.Embedding, words: Sequence[str], path: Pat
 
 
 def spellings(word: str) -> list[str]:
-    """What to look a word up as: itself, then without `-`, `.` and `'`, cut before the first `/`."""
+    """The spellings to look up, in order: the word, then without `-`, `.` and `'`, cut before the first `/`.
+
+    >>> spellings("x-ray/scan")
+    ['x-ray/scan', 'xray']
+    """
     plain = word.translate({ord(sign): None for sign in "-.'"})
     return [word, plain.split("/")[0]]
 
 
 def read_word_vectors(path: Path, wanted: set[str], dim: int) -> dict[str, np.ndarray]:
-    """The vectors, (dim,) float32, of those of the `wanted` words that are in the file.
+    """The vectors, (dim,) float32, of the `wanted` words that the file contains.
 
     Args:
-        path: `.txt` or `.vec`, plain, in `.gz`, or in a `.zip`, of which the file with `dim` numbers is taken.
-        wanted: words of interest.
-        dim: numbers of a vector.
+        path: `.txt` or `.vec`, plain or in `.gz`; or a `.zip`, of which the file with vectors of `dim` is read.
+        wanted: the words to look for.
+        dim: dimension of the vectors.
 
     Raises:
-        InputError: no such file, it is damaged, or its vectors have another length.
+        InputError: the file is missing or damaged, or its vectors have another dimension.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file of word vectors (model.text.word_vectors)")
     keys = {word.encode(): word for word in wanted if word}
     vectors: dict[str, np.ndarray] = {}
     try:
-        with _opened(path, dim) as file:
+        with _open(path, dim) as file:
             for number, line in enumerate(file, start=1):
                 word = keys.get(line[: line.find(b" ")])
                 if word is None:
@@ -78,12 +87,12 @@ def read_word_vectors(path: Path, wanted: set[str], dim: int) -> dict[str, np.nd
                     continue  # a word with a space in it, or fastText's counts
                 vectors[word] = _numbers(path, number, fields, dim)
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
+        raise InputError(f"{path}: cannot be read: {one_line(error)}") from None
     return vectors
 
 
 def _check_first(path: Path, line: bytes, dim: int) -> None:
-    """Refuse a file whose first line, unless it holds fastText's counts, has another number of fields."""
+    """`InputError` if the first line, a word and its numbers or fastText's counts, has another dimension."""
     fields = line.split()
     numbers = int(fields[1]) if _is_counts(fields) else len(fields) - 1
     if numbers != dim and not (numbers > dim and not _is_counts(fields)):
@@ -105,7 +114,7 @@ def _numbers(path: Path, line: int, fields: list[bytes], dim: int) -> np.ndarray
 
 
 @contextmanager
-def _opened(path: Path, dim: int) -> Iterator[IO[bytes]]:
+def _open(path: Path, dim: int) -> Iterator[IO[bytes]]:
     with ExitStack() as stack:
         if path.suffix == ".zip":
             archive = stack.enter_context(zipfile.ZipFile(path))
@@ -117,7 +126,7 @@ def _opened(path: Path, dim: int) -> Iterator[IO[bytes]]:
 
 
 def _member(path: Path, archive: zipfile.ZipFile, dim: int) -> str:
-    """The file in the archive whose vectors have `dim` numbers, judged by its first line."""
+    """The name of the file in the archive whose first line says that its vectors have `dim` numbers."""
     names = [name for name in archive.namelist() if name.endswith((".txt", ".vec"))]
     fitting = []
     for name in names:

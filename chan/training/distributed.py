@@ -1,10 +1,10 @@
-"""Training in several processes, one for each GPU, that together take the step of one.
+"""Training in several processes, one per GPU, whose step equals that of one process with the whole batch.
 
-Every process encodes its share of a step's pairs and scores its images against the captions of all, so that
-negatives come from the whole batch. Each then has all the scores and so the same loss; its gradient is split
-the way the work was. `torchrun` starts the processes.
+Every process encodes its shard of a step's pairs and scores its images against the captions of all processes, so
+that negatives come from the whole batch. The scores are gathered, so that every process computes the same loss,
+and each then computes the gradient of its shard. `torchrun` starts the processes.
 
-Shapes: b pairs of this process, B pairs of all; n rows of this process, N rows of all; D numbers a row.
+Shapes: b pairs of this process, B pairs of all; n rows of this process, N rows of all; D numbers per row.
 """
 
 import os
@@ -24,24 +24,28 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the others: `rank` of `count`."""
+    """The rank of this process among the `count` that train together.
+
+    >>> [Ranks(rank, 3).shard([1, 2, 3, 4]) for rank in range(3)]
+    [[1, 2], [3], [4]]
+    """
 
     rank: int = 0
     count: int = 1
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that writes files and talks."""
+    def is_main(self) -> bool:
+        """Whether this is rank 0, the only process that writes files and prints."""
         return self.rank == 0
 
-    def share(self, items: list[Value]) -> list[Value]:
-        """This process' consecutive part of a step's items; parts differ by one item at most."""
+    def shard(self, items: list[Value]) -> list[Value]:
+        """This process's consecutive shard of a step's items; the sizes of shards differ by one at most."""
         size, longer = divmod(len(items), self.count)
         start = self.rank * size + min(self.rank, longer)
         return items[start : start + size + (self.rank < longer)]
 
     def broadcast(self, value: Value) -> Value:
-        """What the first process has, for all of them."""
+        """The value of rank 0, in every process; each waits until rank 0 has called this."""
         if self.count == 1:
             return value
         box = [value]
@@ -50,13 +54,20 @@ class Ranks:
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that talks, of those that torchrun started, or the only one."""
+    """Whether this is rank 0 of the processes that torchrun started, or the only process."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
-    """This process' place among those that `torchrun` started, and its device; alone without torchrun."""
+def process_group(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
+    """Join the processes that `torchrun` started, or, without torchrun, a group of this process alone.
+
+    Args:
+        device: where to train; on CUDA each of several processes takes the GPU of its local rank.
+
+    Yields:
+        This process's rank, and its device.
+    """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Ranks(), device
@@ -72,7 +83,7 @@ def joined(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
 
 
 def gather(packed: Packed, ranks: Ranks) -> Packed:
-    """The sequences of all processes in the order of their ranks; differentiable, see `_Gathered`."""
+    """The sequences of all processes in the order of their ranks, differentiable: see `_Gathered`."""
     if ranks.count == 1:
         return packed
     lengths = gather_values(packed.lengths.to(packed.rows.device), ranks)
@@ -80,7 +91,7 @@ def gather(packed: Packed, ranks: Ranks) -> Packed:
 
 
 def gather_scores(scores: Tensor, ranks: Ranks) -> Tensor:
-    """(B, B): the rows (b, B) of all processes, for a loss that each of them computes alike."""
+    """(B, B): the scores (b, B) of all processes, for a loss that each process computes from all of them."""
     return scores if ranks.count == 1 else _Gathered.apply(scores, ranks, False)
 
 
@@ -90,10 +101,10 @@ def gather_values(values: Tensor, ranks: Ranks) -> Tensor:
 
 
 class _Gathered(torch.autograd.Function):
-    """Rows of all processes.
+    """The rows of all processes, gathered.
 
-    The backward pass gives this process the gradient of its own rows: summed over the processes where each
-    made another use of the rows (`summed`), this process' own where all made the same.
+    The backward pass returns the gradient of this process's rows. With `summed` it is summed over the processes,
+    each of which used the rows differently; without, all of them computed the same loss and so the same gradient.
     """
 
     @staticmethod
@@ -107,7 +118,7 @@ class _Gathered(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         gradient = gradients[0].contiguous()
         if ctx.summed:
-            gradient = gradient.clone()  # it may be another operation's, and the sum is taken in place
+            gradient = gradient.clone()  # all_reduce works in place, and autograd may use the tensor elsewhere
             dist.all_reduce(gradient)
         return gradient[ctx.first : ctx.first + ctx.count], None, None
 

@@ -1,12 +1,11 @@
-"""What a run measures on its way: JSON lines for programs, TensorBoard events for eyes.
+"""What a run measures while it trains, as JSON lines for programs and TensorBoard events for people.
 
 metrics.jsonl has two kinds of line: `"kind": "train"` every few steps (step, epoch, loss, lr, pairs_per_s)
-and `"kind": "dev"` after every epoch (step, epoch, rsum, i2t, t2i). TensorBoard shows the same numbers.
+and `"kind": "dev"` after every epoch (step, epoch, rsum, i2t, t2i). The events hold the same numbers.
 """
 
 import json
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
@@ -14,27 +13,24 @@ from torch.utils.tensorboard import SummaryWriter
 from data_tools.files import read_text, replace_file
 
 
-class Metrics:
-    """Writes both, continuing after step `step` of an earlier run; what that run wrote later is dropped."""
+class TrainingLog:
+    """Writes the metrics of a run; a resumed run continues the files of the earlier one.
+
+    Args:
+        folder: the run folder.
+        step: how many steps the saved state has; later lines, which the resumed run will repeat, are dropped.
+    """
 
     def __init__(self, folder: Path, step: int) -> None:
         path = folder / "metrics.jsonl"
         if path.is_file():
-            kept = [line for line in read_text(path).splitlines() if _step(line) <= step]
+            kept = [line for line in read_text(path).splitlines() if _step_of(line) <= step]
             replace_file(path, "".join(f"{line}\n" for line in kept).encode())
         self._lines = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(folder), purge_step=step + 1)
 
-    def __enter__(self) -> "Metrics":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
-        """Finish both files."""
+        """Write what is buffered and close both files."""
         self._lines.close()
         self._events.close()
 
@@ -47,11 +43,11 @@ class Metrics:
             self._events.add_scalar(name, value, step)
 
 
-def _step(line: str) -> float:
+def _step_of(line: str) -> float:
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
-        return float("inf")  # a line that a crash cut off
+        return float("inf")  # a line that was cut off by a crash
 
 
 def _flat(prefix: str, values: dict[str, Any]) -> list[tuple[str, float]]:

@@ -4,15 +4,25 @@ Shapes: B pairs; `scores` is (B, B), images by captions, with the matching pairs
 is (B, B) bool: which of the other pairs do not match.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""From scores (B, B) and negatives (B, B) to a loss ()."""
 
 
 def negative_pairs(images: Tensor, mask_duplicates: bool) -> Tensor:
     """(B, B) bool: the pairs that count as negatives, from the (B,) image of each pair.
 
-    All but the diagonal; with `mask_duplicates` also not the other captions of the same image, which the
-    published code takes for negatives.
+    All but the diagonal. With `mask_duplicates` other captions of the same image are excluded too; the published
+    code counts them as negatives.
+
+    >>> negative_pairs(torch.tensor([4, 7, 4]), mask_duplicates=True).int()
+    tensor([[0, 1, 0],
+            [1, 0, 1],
+            [0, 1, 0]], dtype=torch.int32)
     """
     if mask_duplicates:
         return images[:, None] != images[None, :]
@@ -20,10 +30,14 @@ def negative_pairs(images: Tensor, mask_duplicates: bool) -> Tensor:
 
 
 def contrastive(scores: Tensor, negatives: Tensor, margin: float, hardest: bool) -> Tensor:
-    """The hinge loss in both directions, summed over the batch.
+    """(): the hinge loss in both directions, summed over the batch.
 
-    `hardest` counts only the worst violation of each image and of each caption (VSE++, Faghri et al. 2018,
-    equation 6); otherwise all violations are added (equation 5).
+    `hardest` counts only the largest violation of each image and of each caption (VSE++, Faghri et al. 2018,
+    equation 6); otherwise all violations are summed (equation 5).
+
+    >>> scores = torch.tensor([[0.9, 0.8], [0.2, 0.5]])  # the second caption scores higher with the first image
+    >>> contrastive(scores, negative_pairs(torch.arange(2), True), margin=0.2, hardest=True)
+    tensor(0.6000)
     """
     positive = scores.diagonal()
     of_images = (margin + scores - positive[:, None]).clamp(min=0) * negatives
@@ -34,10 +48,10 @@ def contrastive(scores: Tensor, negatives: Tensor, margin: float, hardest: bool)
 
 
 def infonce(scores: Tensor, negatives: Tensor, margin: float, temperature: float) -> Tensor:
-    """log(1 + sum over negatives of exp((negative - positive + margin) / temperature)), both directions.
+    """(): InfoNCE, log(1 + sum over negatives of exp((negative - positive + margin) / temperature)).
 
-    Averaged over the batch, the directions added. The 1 is the positive itself, without a margin; as a term
-    0 of a log-sum-exp it keeps the loss finite at any temperature.
+    Averaged over the batch and summed over both directions. The 1 is the positive, without a margin; computed as
+    the term 0 of a log-sum-exp, the loss stays finite at any temperature.
     """
     positive = scores.diagonal()
     of_images = (scores - positive[:, None] + margin) / temperature
@@ -46,7 +60,7 @@ def infonce(scores: Tensor, negatives: Tensor, margin: float, temperature: float
 
 
 def _log_one_plus(exponents: Tensor, valid: Tensor, dim: int) -> Tensor:
-    """log(1 + sum of exp over the valid ones) along `dim`: the diagonal, never valid, stands for the 1."""
+    """log(1 + sum of exp over the valid ones) along `dim`; the diagonal, which is never valid, gives the 1."""
     exponents = exponents.masked_fill(~valid, -torch.inf)
     diagonal = torch.eye(len(exponents), dtype=torch.bool, device=exponents.device)
     return torch.logsumexp(exponents.masked_fill(diagonal, 0.0), dim)

@@ -1,15 +1,14 @@
-"""One training step: from a batch of pairs to changed weights.
+"""One training step: from a batch of pairs to updated weights, optionally with gradient caching.
 
-The encoders may take the pairs in several parts. Then a first pass, without a gradient, gives the embeddings
-of all pairs; the loss of the whole batch gives the gradient of each embedding; and a second pass, part by part,
-carries it into the weights (Gao et al. 2021, "Scaling deep contrastive learning batch size under memory
-limited setup"). The step is that of the whole batch, negatives included, at a part's memory and with the
-forward pass of the encoders done twice.
+Gradient caching (GradCache: Gao et al. 2021, "Scaling deep contrastive learning batch size under memory limited
+setup") encodes the pairs in several chunks. A first pass, without a gradient, computes the embeddings of all
+pairs; the loss of the whole batch gives the gradient of each embedding; a second pass, chunk by chunk, propagates
+it into the weights. The step equals that of the whole batch, negatives included, with the memory of one chunk and
+a second forward pass of the encoders.
 
-Shapes: B pairs of all processes, b pairs of this one.
+Shapes: B pairs of all processes, b pairs of this one; R regions, W words, F feature dimension, D joint dimension.
 """
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -23,17 +22,17 @@ from chan.data.batches import Batch
 from chan.model.chan import Chan
 from chan.packing import Packed, join
 from chan.training.distributed import Ranks, gather, gather_scores, gather_values
-from chan.training.losses import negative_pairs
+from chan.training.losses import Criterion, negative_pairs
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
-"""From scores (B, B) and negatives (B, B) to a loss."""
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The type in which the encoders multiply matrices, by the precision of the training."""
 
 PRODUCTS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """The precision of the products of regions and words, by that of the training."""
 
 
 class BothEncoders(nn.Module):
-    """A model's two encoders as one module, whose single call is what several processes keep in step by."""
+    """A model's two encoders as one module, since DistributedDataParallel synchronises per call of a module."""
 
     def __init__(self, model: Chan) -> None:
         super().__init__()
@@ -44,47 +43,50 @@ class BothEncoders(nn.Module):
         return self.image_encoder(images), self.text_encoder(captions)
 
 
-def make_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
-    """What keeps small gradients from vanishing in fp16; it does nothing in other precisions."""
-    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-
-
 @dataclass
 class TrainingStep:
-    """Takes steps.
+    """Called with a batch, it updates the weights.
 
     Attributes:
         model: the model, on `device`.
         optimizer: of its weights.
-        scaler: of `make_scaler`.
         device: where the batches are.
-        precision: fp32, bf16 or fp16: of the products in the encoders and of regions with words.
-        parts: in how many the encoders take a batch.
-        clip: the largest norm of the gradient.
-        mask_duplicates: whether other captions of the same image are no negatives.
-        ranks: this process among others.
+        precision: fp32, bf16 or fp16: of the matrix products in the encoders and of regions with words.
+        grad_cache_chunks: chunks in which the encoders process a batch.
+        clip: maximum norm of the gradient.
+        mask_duplicates: whether other captions of the same image are excluded from the negatives.
+        ranks: this process among those that train together.
+        encoders: both encoders; in several processes they exchange gradients in the backward pass.
+        scaler: scales the loss in fp16, so that small gradients do not underflow; does nothing otherwise.
     """
 
     model: Chan
     optimizer: AdamW
-    scaler: torch.amp.GradScaler
     device: torch.device
     precision: str = "fp32"
-    parts: int = 1
+    grad_cache_chunks: int = 1
     clip: float = 2.0
     mask_duplicates: bool = True
     ranks: Ranks = Ranks()  # noqa: RUF009 - frozen
     encoders: nn.Module = field(init=False)
+    scaler: torch.amp.GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
         self.encoders = BothEncoders(self.model)
         if self.ranks.count > 1:
             self.encoders = DistributedDataParallel(self.encoders, broadcast_buffers=False)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
-    def take(self, batch: Batch, criterion: Criterion, seed: int) -> Tensor:
-        """Change the weights by one step and return the loss, detached, of the pairs of all processes.
+    def __call__(self, batch: Batch, criterion: Criterion, seed: int) -> Tensor:
+        """Update the weights once.
 
-        `seed` decides what BERT's dropout does.
+        Args:
+            batch: the pairs of this process.
+            criterion: the loss.
+            seed: of BERT's dropout; the chunks take the consecutive seeds from this one on.
+
+        Returns:
+            () the detached loss of the pairs of all processes.
         """
         self.optimizer.zero_grad()
         loss = self.gradients(batch, criterion, seed)
@@ -95,34 +97,37 @@ class TrainingStep:
         return loss
 
     def gradients(self, batch: Batch, criterion: Criterion, seed: int) -> Tensor:
-        """Add the (scaled) gradient of the loss to the weights' and return the loss, detached."""
-        count = min(self.parts, len(batch.images))
+        """Add the (scaled) gradient of the loss to the weights' gradients; returns () the detached loss.
+
+        Arguments as for a call.
+        """
+        count = min(self.grad_cache_chunks, len(batch.images))
         if count == 1:
             images, captions = self._embed(self.encoders, batch, seed)
             return self._backward(images, captions, batch.image_of_pair, criterion)
-        parts = batch.split(count)
+        chunks = batch.split(count)
         with torch.no_grad():
-            embedded = [self._embed(self.model_encoders, part, seed + n) for n, part in enumerate(parts)]
+            embedded = [self._embed(self.model_encoders, chunk, seed + n) for n, chunk in enumerate(chunks)]
         images, captions = (join(side) for side in zip(*embedded, strict=True))
         for side in (images, captions):
             side.rows.requires_grad_()
         loss = self._backward(images, captions, batch.image_of_pair, criterion)
         sides = zip((images, captions), zip(*embedded, strict=True), strict=True)
-        upstream = [_gradient(side.rows).split([len(p.rows) for p in own]) for side, own in sides]
-        for n, part in enumerate(parts):
-            with self._alone_until(n == len(parts) - 1):
-                again = self._embed(self.encoders, part, seed + n)
+        upstream = [_gradient(side.rows).split([len(c.rows) for c in parts]) for side, parts in sides]
+        for n, chunk in enumerate(chunks):
+            with self._synchronised(n == len(chunks) - 1):
+                again = self._embed(self.encoders, chunk, seed + n)
                 torch.autograd.backward([side.rows for side in again], [side[n] for side in upstream])
         return loss
 
     @property
     def model_encoders(self) -> nn.Module:
-        """The encoders without what keeps processes in step."""
+        """The encoders without the exchange of gradients between processes."""
         return self.encoders.module if isinstance(self.encoders, DistributedDataParallel) else self.encoders
 
     def _embed(self, encoders: nn.Module, batch: Batch, seed: int) -> tuple[Packed, Packed]:
         torch.manual_seed(seed * self.ranks.count + self.ranks.rank)
-        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        kind = AUTOCAST[self.precision]
         with torch.autocast(self.device.type, dtype=kind, enabled=kind is not None):
             return encoders(batch.images, batch.captions)
 
@@ -130,12 +135,12 @@ class TrainingStep:
         scores = self.model.score(images, gather(captions, self.ranks), PRODUCTS[self.precision])
         negatives = negative_pairs(gather_values(of_pair, self.ranks), self.mask_duplicates)
         loss = criterion(gather_scores(scores, self.ranks), negatives)
-        # Distributed training averages what the processes add up to.
+        # DistributedDataParallel averages the gradients of the processes, whose sum is the gradient of the loss.
         self.scaler.scale(loss * self.ranks.count).backward()
         return loss.detach()
 
-    def _alone_until(self, last: bool) -> AbstractContextManager[None]:
-        """Processes exchange gradients once a step, with the last part."""
+    def _synchronised(self, last: bool) -> AbstractContextManager[None]:
+        """Processes exchange gradients once per step, in the backward pass of the last chunk."""
         if isinstance(self.encoders, DistributedDataParallel) and not last:
             return self.encoders.no_sync()
         return nullcontext()

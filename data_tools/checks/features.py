@@ -65,7 +65,7 @@ def check_features(
     parts = precomp / f"{STORE_NAME}.parts"
     if parts.is_dir():
         message = "parts of an extraction that did not end"
-        remedy = f"go on with the same extract-features command, or data-tools join {precomp / STORE_NAME}"
+        remedy = f"go on with the same extract-features command, or data-tools join --out {precomp / STORE_NAME}"
         report.first_of("parts", parts, [(None, message)], remedy, fatal=False)
 
 

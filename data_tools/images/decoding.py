@@ -53,6 +53,20 @@ def decode_picture(path: Path) -> np.ndarray:
         raise UnreadableImageError(one_line(error)) from None
 
 
+def to_bgr(image: np.ndarray) -> np.ndarray:
+    """A (height, width, 3) RGB image as a C-ordered copy in BGR, the channel order of the detectors.
+
+    >>> to_bgr(np.array([[[1, 2, 3]]], dtype=np.uint8))
+    array([[[3, 2, 1]]], dtype=uint8)
+    """
+    return np.ascontiguousarray(image[:, :, ::-1])
+
+
+def decode_bgr(path: Path) -> np.ndarray:
+    """As `decode_picture`, but (height, width, 3) uint8 in BGR."""
+    return to_bgr(decode_picture(path))
+
+
 def read_picture(path: Path) -> np.ndarray:
     """As `decode_picture`, with an error that a command prints: for an image that is required.
 

@@ -1,4 +1,4 @@
-"""Joining stores: those that several machines made of one collection, or the parts that a run left."""
+"""Joining stores that several machines made of one collection, or the parts that a run left."""
 
 import os
 from collections.abc import Sequence
@@ -9,23 +9,24 @@ from data_tools.errors import InputError, UsageError
 from data_tools.files import replacing
 from data_tools.store.parts import (
     Parts,
+    StoreContents,
     blocks_of,
     check_disk_space,
     check_same_provenance,
     disk_errors,
-    joined_shape,
+    joined_contents,
 )
 from data_tools.store.reading import FeatureStore
 from data_tools.store.report import write_report
 from data_tools.store.writing import write_store, write_virtual_store
 
-OF_THE_LIST = "image_list_sha256"  # the one thing in which stores of different images must differ
-_ADVICE = "stores are joined only if they were made in the same way"
+IMAGE_LIST = "image_list_sha256"  # the only provenance in which stores of different images may differ
+_ADVICE = "only stores that were made in the same way can be joined"
 
 
 @dataclass(frozen=True)
 class Joined:
-    """What a join made of how many stores."""
+    """The store that a join wrote, and from how many stores or parts."""
 
     file: Path
     stores: int
@@ -36,98 +37,97 @@ class Joined:
     virtual: bool
 
     def __str__(self) -> str:
-        missing = f"; {self.failures} images could not be extracted" if self.failures else ""
+        failed = f"; {self.failures} images could not be extracted" if self.failures else ""
         kind = (
-            f"virtual, its features stay in {self.stores} stores" if self.virtual else f"of {self.stores} stores"
+            f"virtual, with the features of {self.stores} stores"
+            if self.virtual
+            else f"joined from {self.stores} stores"
         )
         size = f"{self.images} images, {self.regions} regions, {self.bytes / 1e6:.1f} MB"
-        return f"{self.file}: {size}, {kind}{missing}"
+        return f"{self.file}: {size}, {kind}{failed}"
 
 
 def join_stores(out: Path, paths: Sequence[Path], virtual: bool = False) -> Joined:
-    """Write one store of the images of these, in this order; the stores stay as they are.
+    """Write one store with the images of these stores, in this order; the stores are not changed.
 
-    A virtual one copies everything but the features and says where they lie: by paths relative to its own
-    folder for stores in it or below, by absolute ones for others.
+    A virtual store copies everything but the features and refers to them: by paths relative to its folder for
+    stores in that folder or below, by absolute paths for others.
 
     Raises:
         InputError: provenance, columns or dimensions differ, two stores hold one image, or the disk is full.
         UsageError: `out` is one of the stores.
     """
     if any(path.resolve() == out.resolve() for path in paths):
-        raise UsageError(f"{out}: is one of the stores to join; give another name to the joined one")
-    provenance = _common_provenance(paths)
-    _check_no_shared_images(paths)
-    shape = joined_shape(paths)
+        raise UsageError(f"{out}: is one of the stores to join; fix: give the joined store another name")
+    provenance, each = _read_all(paths)
+    _check_no_shared_images(paths, each)
+    contents = joined_contents(paths, each)
     if not virtual:
         check_disk_space(out, paths)
     with replacing(out) as temporary, disk_errors():
         if virtual:
-            sources = [(_reference(out, path), _regions(path)) for path in paths]
-            write_virtual_store(temporary, blocks_of(paths, features=False), shape, provenance, sources)
+            sources = [(_reference(out, path), own.schema.regions) for path, own in zip(paths, each, strict=True)]
+            write_virtual_store(temporary, blocks_of(paths, features=False), contents.schema, provenance, sources)
         else:
-            write_store(temporary, blocks_of(paths), shape, provenance)
-    return _joined(out, len(paths), virtual)
+            write_store(temporary, blocks_of(paths), contents.schema, provenance)
+    return _joined(out, contents, len(paths), virtual)
 
 
 def join_parts(file: Path) -> Joined:
     """Join the parts in `FILE.parts/` into `file`, write its report and remove them.
 
     Raises:
-        InputError: parts are missing, differ in how they were made, or the disk is full.
-        UsageError: `file` is there already.
+        InputError: parts are missing, were made in different ways, hold one image twice, or the disk is full.
+        UsageError: `file` exists.
     """
     if file.exists():
-        raise UsageError(f"{file}: is there already; to join several stores, name them after the joined one")
+        raise UsageError(
+            f"{file}: exists; fix: to join several stores, name them: data-tools join A.h5 B.h5 --out {file.name}"
+        )
     parts = Parts.found(file)
-    missing = parts.missing()
-    if missing:
-        numbers = ", ".join(parts.path(part).name for part in missing[:5])
-        others = f" and {len(missing) - 5} others" if len(missing) > 5 else ""
-        raise InputError(f"{parts.folder}: {len(missing)} of {parts.count} parts are missing: {numbers}{others}")
-    count = parts.count
-    _check_no_shared_images([parts.path(part) for part in range(count)])
-    parts.join()
-    with FeatureStore(file) as store:
-        write_report(file, len(store.image_ids), store.failures)
-    return _joined(file, count, virtual=False)
+    present = parts.present()
+    _check_no_shared_images([parts.path(part) for part in present], list(present.values()))
+    contents = parts.join(present)
+    write_report(file, contents.schema.images, contents.failures)
+    return _joined(file, contents, parts.count, virtual=False)
 
 
-def _common_provenance(paths: Sequence[Path]) -> dict[str, str]:
-    """What all stores say of how they were made; the list of images is named only if it is the same."""
-    found = []
+def _read_all(paths: Sequence[Path]) -> tuple[dict[str, str], list[StoreContents]]:
+    """The common provenance of all stores, and the contents of each; every store is opened once.
+
+    The list of images is part of the provenance only if it is the same for all.
+    """
+    provenances, contents = [], []
     for path in paths:
         with FeatureStore(path) as store:
-            found.append(store.provenance)
-        mine, first = ({k: v for k, v in texts.items() if k != OF_THE_LIST} for texts in (found[-1], found[0]))
-        check_same_provenance(path, first, mine, f"{_ADVICE} (was: {paths[0]}; is: this one)")
-    lists = {texts.get(OF_THE_LIST) for texts in found}
-    return {name: text for name, text in found[0].items() if name != OF_THE_LIST or len(lists) == 1}
+            provenances.append(store.provenance)
+            contents.append(StoreContents.of_store(store))
+        own, first = (
+            {name: text for name, text in texts.items() if name != IMAGE_LIST}
+            for texts in (provenances[-1], provenances[0])
+        )
+        check_same_provenance(path, first, own, f"{_ADVICE} (was: {paths[0]}; is: this one)")
+    lists = {texts.get(IMAGE_LIST) for texts in provenances}
+    common = {name: text for name, text in provenances[0].items() if name != IMAGE_LIST or len(lists) == 1}
+    return common, contents
 
 
-def _check_no_shared_images(paths: Sequence[Path]) -> None:
+def _check_no_shared_images(paths: Sequence[Path], contents: Sequence[StoreContents]) -> None:
     holder: dict[str, Path] = {}
-    for path in paths:
-        with FeatureStore(path) as store:
-            shared = [image_id for image_id in store.image_ids if image_id in holder]
-            if shared:
-                others = f" and {len(shared) - 1} others" if len(shared) > 1 else ""
-                raise InputError(f"{path}: image {shared[0]}{others} is in {holder[shared[0]]} too")
-            holder.update(dict.fromkeys(store.image_ids, path))
+    for path, own in zip(paths, contents, strict=True):
+        shared = [image_id for image_id in own.image_ids if image_id in holder]
+        if shared:
+            others = f" and {len(shared) - 1} others" if len(shared) > 1 else ""
+            raise InputError(f"{path}: image {shared[0]}{others} is also in {holder[shared[0]]}")
+        holder.update(dict.fromkeys(own.image_ids, path))
 
 
 def _reference(out: Path, path: Path) -> str:
-    """How the virtual store names a source, so that both can be moved together."""
+    """The path by which the virtual store refers to a source, so that both can be moved together."""
     folder, source = out.parent.resolve(), path.resolve()
     return os.path.relpath(source, folder) if source.is_relative_to(folder) else str(source)
 
 
-def _regions(path: Path) -> int:
-    with FeatureStore(path) as store:
-        return store.shape.regions
-
-
-def _joined(file: Path, stores: int, virtual: bool) -> Joined:
-    with FeatureStore(file) as store:
-        shape, failures = store.shape, len(store.failures)
-    return Joined(file, stores, shape.images, shape.regions, failures, file.stat().st_size, virtual)
+def _joined(file: Path, contents: StoreContents, stores: int, virtual: bool) -> Joined:
+    schema, failures = contents.schema, len(contents.failures)
+    return Joined(file, stores, schema.images, schema.regions, failures, file.stat().st_size, virtual)

@@ -1,19 +1,21 @@
-"""Part files: how a long extraction survives a kill and is joined into one store.
+"""Part files: an extraction that is killed resumes from them, and they are joined into one store.
 
-The list of images is cut by position into parts. A part is a small store in `FILE.parts/`, complete or
-absent; it carries the provenance of the run that wrote it, so that a resumed run with anything changed is
-refused. The parts say by themselves how many there are, so that they can be joined without the run.
+The list of images is divided by position into parts. A part is a small store in `FILE.parts/`, complete or
+absent; it holds the provenance of the run that wrote it, so that a resumed run with anything changed is
+refused. Each part records how many there are, so that they can be joined without the run.
 """
 
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from data_tools.errors import InputError
+import numpy as np
+
+from data_tools.errors import InputError, one_line
 from data_tools.files import flush_to_disk, replacing
 from data_tools.store.reading import FeatureStore
 from data_tools.store.schema import Block, StoreSchema
@@ -23,15 +25,42 @@ RESERVE = 16 << 20  # bytes left free on the disk beside a joined store
 
 
 @dataclass(frozen=True)
+class StoreContents:
+    """What a store or part holds, without the columns of its regions: enough to join, count and report it.
+
+    Attributes:
+        schema: its columns and sizes.
+        image_ids: N ids.
+        counts: (N,) int64, regions of each image.
+        failures: images that could not be stored, with `id`, `file` and `reason`.
+    """
+
+    schema: StoreSchema
+    image_ids: list[str]
+    counts: np.ndarray
+    failures: tuple[dict[str, str], ...]
+
+    @classmethod
+    def of_store(cls, store: FeatureStore) -> "StoreContents":
+        """Of an open store."""
+        return cls(store.shape, store.image_ids, store.counts, store.failures)
+
+    @classmethod
+    def of_block(cls, block: Block) -> "StoreContents":
+        """Of the store that holds this block."""
+        return cls(StoreSchema.of([block]), block.image_ids, block.counts, block.failures)
+
+
+@dataclass(frozen=True)
 class Parts:
     """The parts of one store.
 
     Attributes:
         file: the store that they are joined into.
         provenance: how every part is made; text by name, written to each part and to the store.
-        images: how many images the list has, those that cannot be read included.
-        size: images of each part but the last.
-        conditions: what else must not change while a store is made, in text by name; kept by parts only.
+        images: number of images in the list, including those that cannot be read.
+        size: images per part; the last may have fewer.
+        conditions: what else must not change while a store is made, as text by name; recorded in parts only.
     """
 
     file: Path
@@ -42,10 +71,10 @@ class Parts:
 
     @classmethod
     def found(cls, file: Path) -> "Parts":
-        """The parts of `file` as the files in its folder of parts describe them.
+        """The parts of `file`, by what the first file in its folder of parts records.
 
         Raises:
-            InputError: there is no part, or it does not say to what list it belongs.
+            InputError: there is no part, or the first does not record to what list it belongs.
         """
         folder = cls(file, {}, 0, 1).folder
         paths = sorted(folder.glob("part-*.h5"))
@@ -59,19 +88,19 @@ class Parts:
             names = attributes.pop("part_conditions").split()
             conditions = {name: attributes.pop(name) for name in names}
         except (KeyError, ValueError):
-            raise InputError(f"{paths[0]}: does not say to what list of images it belongs") from None
+            raise InputError(f"{paths[0]}: does not record to what list of images it belongs") from None
         if size < 1 or images < 1:
             raise InputError(f"{paths[0]}: expected positive numbers, found {size} of {images} images")
         return cls(file, attributes, images, size, conditions)
 
     @property
     def folder(self) -> Path:
-        """Where the parts lie."""
+        """The folder of the parts."""
         return self.file.with_name(self.file.name + ".parts")
 
     @property
     def count(self) -> int:
-        """How many parts there are; an empty list has none."""
+        """The number of parts; 0 for an empty list."""
         return -(-self.images // self.size)
 
     def span(self, part: int) -> range:
@@ -92,33 +121,43 @@ class Parts:
             "part_conditions": " ".join(self.conditions),
         }
 
-    def missing(self) -> list[int]:
-        """The parts that are still to be written.
+    def present(self) -> dict[int, StoreContents]:
+        """The contents of the parts that are written, by number; each is opened once.
 
         Raises:
-            InputError: a part that is there was made otherwise; the message says what changed.
+            InputError: a part was made in another way; the message says what changed.
         """
-        absent = []
+        contents = {}
         for part in range(self.count):
-            if not self.path(part).is_file():
-                absent.append(part)
-                continue
-            with FeatureStore(self.path(part)) as store:
-                check_same_provenance(store.path, store.provenance, self._attributes)
-        return absent
+            if self.path(part).is_file():
+                with FeatureStore(self.path(part)) as store:
+                    check_same_provenance(store.path, store.provenance, self._attributes)
+                    contents[part] = StoreContents.of_store(store)
+        return contents
 
-    def write(self, part: int, block: Block) -> None:
-        """Write a part, whole or not at all."""
+    def write(self, part: int, block: Block) -> StoreContents:
+        """Write a part, whole or not at all; its contents."""
+        contents = StoreContents.of_block(block)
         with replacing(self.path(part)) as temporary, disk_errors():
-            write_store(temporary, [block], StoreSchema.of([block]), self._attributes)
+            write_store(temporary, [block], contents.schema, self._attributes)
+        return contents
 
-    def join(self) -> None:
+    def join(self, present: Mapping[int, StoreContents] | None = None) -> StoreContents:
         """Join all parts into the store, by rename, and remove them.
 
+        Args:
+            present: what `present` and `write` returned, by part; None to open the parts for it.
+
+        Returns:
+            The contents of the store.
+
         Raises:
-            InputError: a part is missing, or the disk has no room for a copy of the parts.
+            InputError: parts are missing, or the disk has no room for a copy of them.
         """
+        present = self.present() if present is None else present
+        self._check_complete(present)
         paths = [self.path(part) for part in range(self.count)]
+        contents = joined_contents(paths, [present[part] for part in range(self.count)])
         host = socket.gethostname()
         for left in self.folder.glob(f"joined.{host}.*.tmp"):  # of joins that were killed here
             if not Path(f"/proc/{left.name.split('.')[-2]}").exists():
@@ -128,8 +167,18 @@ class Parts:
             replacing(self.file, temporary=self.folder / f"joined.{host}.{os.getpid()}.tmp") as temporary,
             disk_errors(),
         ):
-            write_store(temporary, blocks_of(paths), joined_shape(paths), self.provenance)
+            write_store(temporary, blocks_of(paths), contents.schema, self.provenance)
         self.discard()
+        return contents
+
+    def _check_complete(self, present: Mapping[int, StoreContents]) -> None:
+        missing = [self.path(part).name for part in range(self.count) if part not in present]
+        if missing:
+            others = f" and {len(missing) - 5} others" if len(missing) > 5 else ""
+            raise InputError(
+                f"{self.folder}: {len(missing)} of {self.count} parts are missing: "
+                f"{', '.join(missing[:5])}{others}"
+            )
 
     def discard(self) -> None:
         """Remove the parts."""
@@ -144,7 +193,7 @@ def disk_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise OSError(" ".join(str(error).split())) from error
+        raise OSError(one_line(error)) from error
 
 
 def check_disk_space(file: Path, paths: Sequence[Path]) -> None:
@@ -154,8 +203,8 @@ def check_disk_space(file: Path, paths: Sequence[Path]) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed + RESERVE:
         raise InputError(
-            f"{file}: joining its parts takes {needed / 1e9:.2f} GB and the disk has "
-            f"{free / 1e9:.2f} GB left; make room and run the same command again"
+            f"{file}: joining takes {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB left; "
+            "fix: free space on the disk and run the same command again"
         )
 
 
@@ -166,46 +215,54 @@ def blocks_of(paths: Sequence[Path], features: bool = True) -> Iterator[Block]:
             yield from store.blocks(features=features)
 
 
-def joined_shape(paths: Sequence[Path]) -> StoreSchema:
-    """The shape of the store that holds all images of these.
+def joined_contents(paths: Sequence[Path], contents: Sequence[StoreContents]) -> StoreContents:
+    """The contents of the store that holds all images of these (at least one), one store after the other.
+
+    Args:
+        paths: of the stores, for messages.
+        contents: of each.
 
     Raises:
         InputError: they differ in their columns, their dimension or their type of features.
     """
-    shapes: list[StoreSchema] = []
-    for path in paths:
-        with FeatureStore(path) as store:
-            shapes.append(store.shape)
-        _check_same_schema(path, shapes[-1], paths[0], shapes[0])
-    return replace(
-        shapes[0],
-        images=sum(shape.images for shape in shapes),
-        regions=sum(shape.regions for shape in shapes),
-        id_bytes=max(shape.id_bytes for shape in shapes),
+    first = contents[0].schema
+    for path, each in zip(paths, contents, strict=True):
+        _check_same_schema(path, each.schema, paths[0], first)
+    schema = replace(
+        first,
+        images=sum(each.schema.images for each in contents),
+        regions=sum(each.schema.regions for each in contents),
+        id_bytes=max(each.schema.id_bytes for each in contents),
+    )
+    return StoreContents(
+        schema,
+        [image_id for each in contents for image_id in each.image_ids],
+        np.concatenate([each.counts for each in contents]),
+        tuple(failure for each in contents for failure in each.failures),
     )
 
 
-def _check_same_schema(path: Path, shape: StoreSchema, first_path: Path, first: StoreSchema) -> None:
-    for what, mine, other in (
-        ("dimension", shape.dim, first.dim),
-        ("type of features", shape.feature_dtype, first.feature_dtype),
-        ("columns", _columns(shape), _columns(first)),
+def _check_same_schema(path: Path, schema: StoreSchema, first_path: Path, first: StoreSchema) -> None:
+    for what, found, expected in (
+        ("dimension", schema.dim, first.dim),
+        ("type of features", schema.feature_dtype, first.feature_dtype),
+        ("columns", _columns(schema), _columns(first)),
     ):
-        if mine != other:
-            raise InputError(f"{path}: its {what}: {mine}; {first_path} has {other}")
+        if found != expected:
+            raise InputError(f"{path}: {what} {found}; {first_path} has {expected}")
 
 
-def _columns(shape: StoreSchema) -> str:
-    return " ".join((*shape.region_columns, *(["image_sizes"] if shape.has_image_sizes else []))) or "none"
+def _columns(schema: StoreSchema) -> str:
+    return " ".join((*schema.region_columns, *(["image_sizes"] if schema.has_image_sizes else []))) or "none"
 
 
 def check_same_provenance(
     path: Path,
     found: dict[str, str],
     expected: dict[str, str],
-    advice: str = "give the same options to resume, or --overwrite to begin anew",
+    advice: str = "fix: give the same options to resume, or --overwrite to start again",
 ) -> None:
-    """Raise `InputError` that says in what the provenance of `path` differs from that of the present run."""
+    """Raise `InputError` where the provenance of `path` is not the expected; the message says what differs."""
     changed = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
     if not changed:
         return
@@ -213,7 +270,7 @@ def check_same_provenance(
     for name in changed:
         old, new = _differing_lines(found.get(name, "(none)"), expected.get(name, "(none)"))
         details.append(f"{name} was {old}, is {new}")
-    raise InputError(f"{path}: made by another run: {'; '.join(details)}; {advice}")
+    raise InputError(f"{path}: made in another way: {'; '.join(details)}; {advice}")
 
 
 def _differing_lines(old: str, new: str) -> tuple[str, str]:

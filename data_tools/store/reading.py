@@ -96,7 +96,9 @@ class FeatureStore:
     def _check_sources(self, file: h5py.File) -> None:
         """Check that all sources exist unchanged: HDF5 reads a missing source of a virtual dataset as zeros."""
         if file["features"].is_virtual != bool(self.sources):
-            raise InputError(f"{self.path}: its attribute {SOURCES} does not list the files with its features")
+            raise InputError(
+                f"{self.path}: its attribute {SOURCES} does not list the files that hold its features"
+            )
         image = 0
         for source in self.sources:
             if not source.is_file():

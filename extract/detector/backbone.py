@@ -1,4 +1,4 @@
-"""The ResNet of the Caffe-trained detector: Detectron2's own but for the pooling of its stem."""
+"""The ResNet of the Caffe-trained detector: Detectron2's with another pooling in the stem."""
 
 import torch
 import torch.nn.functional as F

@@ -1,10 +1,10 @@
 """Boxes in the two dialects in which bottom-up attention has been published.
 
-`inclusive` is Caffe's: corners are pixels that belong to the box, so that it is x2 - x1 + 1 wide; a picture's
-last pixel is w - 1; non-maximum suppression drops a box at IoU >= threshold. Otherwise coordinates are
-continuous, as in Detectron2: x2 - x1 wide, the picture ends at w, a box is dropped at IoU > threshold.
+`inclusive` is Caffe's: corners are pixels that belong to the box, so that its width is x2 - x1 + 1; the last
+pixel of an image is w - 1; non-maximum suppression drops a box at IoU >= threshold. Otherwise coordinates are
+continuous, as in Detectron2: the width is x2 - x1, the image ends at w, a box is dropped at IoU > threshold.
 
-Nothing here makes a tensor of Python numbers: on a GPU the host would wait for it.
+No function here makes a tensor from Python numbers: on a GPU the host would wait for the copy.
 
 Shapes: P boxes, x1 y1 x2 y2.
 """
@@ -15,12 +15,21 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 
 
 def sides(boxes: torch.Tensor, inclusive: bool) -> torch.Tensor:
-    """(P, 2) widths and heights of (P, 4) boxes."""
+    """(P, 2) widths and heights of (P, 4) boxes.
+
+    >>> sides(torch.tensor([[0.0, 0.0, 9.0, 4.0]]), inclusive=True)
+    tensor([[10.,  5.]])
+    """
     return boxes[:, 2:] - boxes[:, :2] + (1.0 if inclusive else 0.0)
 
 
-def overlaps(boxes: torch.Tensor, threshold: float, inclusive: bool) -> torch.Tensor:
-    """(P, P) bool: whether one of two of (P, 4) boxes suppresses the other."""
+def suppresses(boxes: torch.Tensor, threshold: float, inclusive: bool) -> torch.Tensor:
+    """(P, P) bool, symmetric: whether the IoU of two of (P, 4) boxes lets one suppress the other.
+
+    >>> suppresses(torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 2.0]]), 0.5, inclusive=False)
+    tensor([[ True, False],
+            [False,  True]])
+    """
     top_left = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
     bottom_right = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
     one = 1.0 if inclusive else 0.0
@@ -31,10 +40,13 @@ def overlaps(boxes: torch.Tensor, threshold: float, inclusive: bool) -> torch.Te
 
 
 def nms(boxes: torch.Tensor, scores: torch.Tensor, threshold: float, inclusive: bool) -> torch.Tensor:
-    """Greedy non-maximum suppression: the positions of the survivors, best first.
+    """Greedy non-maximum suppression of (P, 4) boxes by (P,) scores: positions of the survivors, best first.
 
-    torchvision's, which knows continuous boxes and IoU > threshold only. An inclusive box is the continuous
-    one that ends a pixel later; IoU >= threshold is IoU > the next smaller float.
+    torchvision's function has continuous boxes and IoU > threshold only. An inclusive box is the continuous
+    one that ends one pixel later; IoU >= threshold is IoU > the next smaller float.
+
+    >>> nms(torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.0]]), torch.tensor([0.4, 0.9]), 0.5, False)
+    tensor([1])
     """
     if not inclusive:
         return torchvision.ops.nms(boxes, scores, threshold)
@@ -43,12 +55,12 @@ def nms(boxes: torch.Tensor, scores: torch.Tensor, threshold: float, inclusive: 
 
 
 def ending_one_later(boxes: torch.Tensor) -> torch.Tensor:
-    """(P, 4) inclusive boxes as continuous ones of the same sides."""
+    """(P, 4) inclusive boxes as continuous ones with the same sides."""
     return torch.cat([boxes[:, :2], boxes[:, 2:] + 1.0], dim=1)
 
 
 def clip(boxes: torch.Tensor, size: tuple[int, int], inclusive: bool) -> torch.Tensor:
-    """(P, 4) boxes limited to a picture of this (height, width)."""
+    """(P, 4) boxes clipped to an image of this (height, width)."""
     height, width = size
     one = 1.0 if inclusive else 0.0
     clipped = boxes.clamp(min=0)
@@ -60,7 +72,7 @@ def clip(boxes: torch.Tensor, size: tuple[int, int], inclusive: bool) -> torch.T
 class CaffeBoxTransform:
     """Detectron2's box coding on inclusive boxes: sides have + 1, decoded corners lack the - 1, as in Caffe.
 
-    Detectron2's transform is a compiled class, which can be held but not derived from.
+    Detectron2's transform is a compiled (TorchScript) class, which can be wrapped but not subclassed.
     """
 
     def __init__(self, weights: tuple[float, float, float, float]) -> None:

@@ -1,4 +1,4 @@
-"""The whole network as Detectron2 builds it, with what bottom-up attention adds to its first steps."""
+"""The whole network as Detectron2 builds it, with another preparation of its input."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from extract.detector.rpn import ScaledImages
 
 @META_ARCH_REGISTRY.register()
 class BottomUpAttention(GeneralizedRCNN):
-    """Detectron2's R-CNN on pictures that may come with the mean subtracted and with their scale."""
+    """Detectron2's R-CNN for images that come with their scale; Caffe's resize has subtracted the mean already."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -23,7 +23,7 @@ class BottomUpAttention(GeneralizedRCNN):
         return arguments
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ScaledImages:
-        """Detectron2's batch; each input's `scale` says by how much its picture was enlarged (1 if absent)."""
+        """Detectron2's batch; each input's `scale` is the factor by which its image was enlarged (1 if absent)."""
         batch = super().preprocess_image(batched_inputs)
         images = ScaledImages(batch.tensor, batch.image_sizes)
         images.scales = [float(entry.get("scale", 1.0)) for entry in batched_inputs]

@@ -1,4 +1,4 @@
-"""What the detector says of an image, before regions are chosen.
+"""What the detector predicts for an image, before regions are selected.
 
 Shapes: P proposals of one image, D channels of res5, C object classes, A attributes.
 """
@@ -10,14 +10,14 @@ import torch
 
 @dataclass(frozen=True)
 class Proposals:
-    """The proposals of one image, described.
+    """The proposals of one image with their features and predictions.
 
     Attributes:
         boxes: (P, 4) x1 y1 x2 y2 in pixels of the original image.
-        regressed_boxes: (P, 4) the same as the box layer corrects them for each one's most probable class,
+        regressed_boxes: (P, 4) the same after the box layer's correction for each one's most probable class,
             clipped to the image.
         features: (P, D).
-        class_probabilities: (P, C) without background; rows add up to one minus the background's share.
+        class_probabilities: (P, C) without background; rows add up to one minus the background's probability.
         attribute_probabilities: (P, A) without "none".
     """
 

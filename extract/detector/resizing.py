@@ -1,4 +1,4 @@
-"""The resize in front of the detector. How it interpolates and rounds is part of a published model."""
+"""The resize before the detector. Its interpolation and rounding are part of a published model."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,18 +10,18 @@ import torch
 from PIL import Image
 
 METHODS = ("caffe", "torch", "pillow")
-SMALLEST_SIDE = 32  # pixels: below it the feature map (stride 16) of a very long picture would vanish
+SMALLEST_SIDE = 32  # pixels: below it the feature map (stride 16) of a very long image would be empty
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """A picture before and after its resize.
+    """The sizes of an image before and after its resize.
 
     Attributes:
         original: height and width of the upright original.
         resized: height and width in the network.
-        scale: (y, x): pixels of the resized picture for one of the original. Caffe's is the factor that was
-            asked for, which the rounded sides meet only nearly.
+        scale: (y, x): pixels of the resized image per pixel of the original. Caffe's is the requested factor,
+            of which the rounded sides are an approximation.
     """
 
     original: tuple[int, int]
@@ -29,14 +29,14 @@ class Geometry:
     scale: tuple[float, float]
 
     def to_original(self, boxes: torch.Tensor) -> torch.Tensor:
-        """(P, 4) boxes of the resized picture in pixels of the original."""
+        """(P, 4) boxes of the resized image in pixels of the original."""
         scaled = boxes.clone()
         scaled[:, 0::2] /= self.scale[1]
         scaled[:, 1::2] /= self.scale[0]
         return scaled
 
     def to_resized(self, boxes: torch.Tensor) -> torch.Tensor:
-        """(P, 4) boxes of the original picture in pixels of the resized one."""
+        """(P, 4) boxes of the original image in pixels of the resized one."""
         scaled = boxes.clone()
         scaled[:, 0::2] *= self.scale[1]
         scaled[:, 1::2] *= self.scale[0]
@@ -45,7 +45,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Resizing:
-    """Scale the shorter side to `min_side` pixels unless the longer would pass `max_side`.
+    """Scale the shorter side to `min_side` pixels, or the longer to `max_side` where it would exceed that.
 
     `method` is
     `caffe`: OpenCV's bilinear on floats from which `pixel_mean` is subtracted, sides rounded to the nearest
@@ -53,6 +53,9 @@ class Resizing:
     `torch`: bilinear on floats without antialiasing (airsplay's and Hugging Face's ports);
     `pillow`: bilinear on bytes with antialiasing, as Detectron2 trains.
     The last two round int(x + 0.5), as Detectron2 does.
+
+    >>> Resizing("torch", 600, 1000).geometry(480, 640).resized
+    (600, 800)
     """
 
     method: str
@@ -65,14 +68,14 @@ class Resizing:
             raise ValueError(f"resize method {self.method!r}; expected {', '.join(METHODS)}")
 
     def geometry(self, height: int, width: int) -> Geometry:
-        """What becomes of a picture of these sides. A side under `SMALLEST_SIDE` pixels is widened to it."""
+        """The resize of an image of these sides; a resized side is at least `SMALLEST_SIDE` pixels."""
         short, long = min(height, width), max(height, width)
         scale = self.min_side / short
         if self.method == "caffe":
             if np.round(scale * long) > self.max_side:
                 scale = self.max_side / long
             exact = round(height * scale), round(width * scale)  # Python's round is to even, as rint
-        else:  # in Detectron2's order of operations, which decides where a side ends in a half
+        else:  # in Detectron2's order of operations, which decides how a half is rounded
             enlarged = scale * long
             shrink = min(self.max_side / enlarged, 1.0)
             shorter, longer = int(self.min_side * shrink + 0.5), int(enlarged * shrink + 0.5)
@@ -85,7 +88,7 @@ class Resizing:
     def __call__(self, image: np.ndarray) -> tuple[torch.Tensor, Geometry]:
         """Resize (H, W, 3) uint8 to a (3, h, w) tensor: uint8 for `pillow`, float32 otherwise.
 
-        `caffe` returns it without its mean.
+        `caffe` subtracts the mean.
         """
         geometry = self.geometry(*image.shape[:2])
         height, width = geometry.resized
@@ -103,14 +106,14 @@ class Resizing:
         without_mean = image.astype(np.float32)
         np.subtract(without_mean, np.asarray(self.pixel_mean), out=without_mean, casting="same_kind")
         y, x = geometry.scale
-        if y == x:  # the factor, not the rounded sides, says where OpenCV samples
+        if y == x:  # OpenCV then samples by the factor and not by the rounded sides
             return cv2.resize(without_mean, None, fx=x, fy=y, interpolation=cv2.INTER_LINEAR)
         return cv2.resize(without_mean, geometry.resized[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """As in a process that loads: PyTorch's resize has another arithmetic, by last bits, in several threads."""
+    """One thread, as in a loader's process: in several, PyTorch's resize differs in the last bits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -21,18 +21,17 @@ from torch import nn
 
 from extract.detector.boxes import CaffeBoxTransform
 
-GROUP = 4 * 1024 * 14 * 14
-"""Numbers that go through res5 together on a CPU: of four regions of the published networks, which fit a cache."""
+GROUP = 4 * 1024 * 14 * 14  # numbers that go through res5 together on a CPU: four published regions fit a cache
 
 
 @dataclass(frozen=True)
 class RegionOutputs:
-    """What the heads say of regions.
+    """The predictions of the heads for regions.
 
     Attributes:
         features: (R, D) mean of res5 over each region.
         class_logits: (R, C + 1), background last.
-        box_deltas: (R, 4 C), or (R, 4) where the box layer knows no classes, in its own box coding.
+        box_deltas: (R, 4 C), or (R, 4) of a class-agnostic box layer, in the coding of `box2box_transform`.
         attribute_probabilities: (R, A), without "none".
     """
 
@@ -58,12 +57,12 @@ class AttributePredictor(FastRCNNOutputLayers):
 
         Args:
             input_shape: channels of a region's feature.
-            num_attributes: A, which does not count "none".
-            none: what becomes of the attribute "none", the last output: `dropped` before the softmax
+            num_attributes: A, without "none".
+            none: treatment of the attribute "none", the last output: `dropped` before the softmax
                 (airsplay, Hugging Face), `counted` in the softmax and then left out (Caffe), or `absent` from
                 the layer (MILVLG's Detectron2-trained files).
-            attribute_weight: scales the loss.
-            kwargs: of Detectron2's layers.
+            attribute_weight: factor of the loss.
+            kwargs: for Detectron2's layers.
         """
         super().__init__(input_shape, **kwargs)
         dim = input_shape.channels
@@ -93,7 +92,7 @@ class AttributePredictor(FastRCNNOutputLayers):
         return self.attr_score(F.relu(self.fc_attr(joint)))
 
     def attribute_probabilities(self, features: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        """(R, A) probabilities without "none", which had a share of them where it is counted."""
+        """(R, A) probabilities without "none"; where "none" is counted, rows add up to one minus its share."""
         logits = self.attribute_logits(features, classes).float()
         if self.none == "counted":
             return logits.softmax(dim=1)[:, : self.num_attributes]
@@ -107,7 +106,7 @@ class AttributePredictor(FastRCNNOutputLayers):
         )
         labelled = (classes >= 0) & (classes < self.num_classes) & (targets.sum(dim=1) > 0)
         if not labelled.any():
-            # keeps every parameter in the graph, as distributed training needs
+            # every parameter stays in the graph, as distributed training needs
             return self.attribute_logits(features, classes.clamp(0, self.num_classes)).sum() * 0
         logits = self.attribute_logits(features[labelled], classes[labelled])[:, : self.num_attributes]
         shares = targets[labelled] / targets[labelled].sum(dim=1, keepdim=True)
@@ -119,7 +118,7 @@ class AttributePredictor(FastRCNNOutputLayers):
 
 @ROI_HEADS_REGISTRY.register()
 class BUTDROIHeads(Res5ROIHeads):
-    """Detectron2's C4 heads with attributes, and with Caffe's undecimated res5 where the config asks for it."""
+    """Detectron2's C4 heads with attributes, and with Caffe's res5 of stride 1 where RES5_DILATION is 2."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -138,7 +137,7 @@ class BUTDROIHeads(Res5ROIHeads):
         blocks = ResNet.make_stage(
             BottleneckBlock,
             3,
-            stride_per_block=[1, 1, 1],  # dilation takes the place of the stride: the map stays 14 x 14
+            stride_per_block=[1, 1, 1],  # dilation replaces the stride: the map stays 14 x 14
             in_channels=out_channels // 2,
             bottleneck_channels=resnet.NUM_GROUPS * resnet.WIDTH_PER_GROUP * 8,
             out_channels=out_channels,
@@ -166,8 +165,8 @@ class BUTDROIHeads(Res5ROIHeads):
         losses["loss_attribute"] = self.box_predictor.attribute_loss(pooled, proposals)
         return [], losses
 
-    def describe(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> RegionOutputs:
-        """Features and predictions of given boxes (an entry per image), all images' regions in one row."""
+    def predict_regions(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> RegionOutputs:
+        """Features and predictions of given boxes, one entry per image; the regions of all are concatenated."""
         pooled = self._pooled_in_groups(features, boxes)
         class_logits, box_deltas = (output.float() for output in self.box_predictor(pooled))
         attributes = self.box_predictor.attribute_probabilities(pooled, class_logits.argmax(dim=1))
@@ -185,6 +184,6 @@ class BUTDROIHeads(Res5ROIHeads):
         return torch.cat(means)
 
     def _pooled(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
-        # pooled in float32: torchvision's RoIPool takes boxes and maps of one type, and boxes are float32
+        # pooled in float32: torchvision's RoIPool needs boxes and maps of one type, and boxes are float32
         maps = self._shared_roi_transform([features[name].float() for name in self.in_features], boxes)
         return maps.mean(dim=[2, 3], dtype=torch.float32)

@@ -1,6 +1,6 @@
 """Caffe's region proposals: anchors, and which decoded boxes become proposals.
 
-Shapes: B images of one shape, A anchors at each place of an h x w feature map, P proposals of an image.
+Shapes: B images of one shape, A anchors at each position of an h x w feature map, P proposals of one image.
 """
 
 import math
@@ -24,11 +24,11 @@ BASE = 16  # pixels: the box that Caffe's generate_anchors scales; also the stri
 class CaffeAnchorGenerator(DefaultAnchorGenerator):
     """Anchors of Caffe's `generate_anchors`: rounded sides, inclusive corners, centred at 7.5.
 
-    They come in Detectron2's order, size by size; a weight file may bring its own: see extract/weights/placing.py.
+    They are in Detectron2's order, size by size; a weight file may contain others: see extract/weights/placing.py.
     """
 
     def generate_cell_anchors(self, sizes: Sequence[float], aspect_ratios: Sequence[float]) -> torch.Tensor:
-        """(sizes x ratios, 4) anchors at the first place of the map; a ratio is height / width."""
+        """(sizes x ratios, 4) anchors at the first position of the map; a ratio is height / width."""
         anchors = []
         for size in sizes:
             for ratio in aspect_ratios:
@@ -48,7 +48,7 @@ class CaffeAnchorGenerator(DefaultAnchorGenerator):
 
 
 class ScaledImages(ImageList):
-    """Detectron2's batch of images that knows by how much each was enlarged: `scales`, one number an image."""
+    """Detectron2's batch of images with the factor by which each was enlarged: `scales`, one number per image."""
 
     scales: list[float]
 
@@ -57,7 +57,7 @@ class ScaledImages(ImageList):
 class CaffeRPN(RPN):
     """Detectron2's region proposal network with Caffe's box arithmetic; for inference only.
 
-    `PROPOSAL_GENERATOR.MIN_SIZE` is in pixels of the original picture.
+    `PROPOSAL_GENERATOR.MIN_SIZE` is in pixels of the original image.
     """
 
     @classmethod
@@ -91,7 +91,7 @@ class CaffeRPN(RPN):
     ) -> Instances:
         """Proposals of one image from its (h w A, 4) decoded boxes, in the order of Caffe's proposal layer.
 
-        Clip, drop the small, take the best `PRE_NMS_TOPK_TEST`, suppress, take the best `POST_NMS_TOPK_TEST`.
+        Clip, drop small boxes, take the best `PRE_NMS_TOPK_TEST`, suppress, take the best `POST_NMS_TOPK_TEST`.
         """
         boxes = clip(boxes, image_size, inclusive=True)
         large = (sides(boxes, inclusive=True) >= self.min_box_size * scale).all(dim=1)

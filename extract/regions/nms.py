@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
-from extract.detector.boxes import overlaps
+from extract.detector.boxes import suppresses
 
-WORD = 63  # bits of an int64 that can be shifted without meeting its sign
+WORD = 63  # bits of an int64 that can be shifted without reaching its sign
 
 
 def per_class_nms(
@@ -19,38 +19,43 @@ def per_class_nms(
 
     All classes share the boxes of an image, so one overlap matrix serves them all, and all classes of all images
     advance together: at step r each class looks at its r-th most probable proposal and, if that still stands,
-    suppresses what overlaps it. As many steps as the longest image has proposals, in place of C separate
-    suppressions an image, on sets of proposals packed into the bits of integers.
+    suppresses what overlaps it. There are as many steps as the image with the most proposals has, in place of C
+    separate suppressions per image, on sets of proposals packed into the bits of integers.
+
+    >>> boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.0]])
+    >>> per_class_nms([boxes], [torch.tensor([[0.4, 0.9], [0.9, 0.4]])], 0.5, inclusive=False)[0]
+    tensor([[False,  True],
+            [ True, False]])
     """
-    most = max(map(len, boxes))
+    longest = max(map(len, boxes))
     victims, order = [], []
     for image, (own_boxes, own) in enumerate(zip(boxes, probabilities, strict=True)):
-        missing = most - len(own)
-        suppress = overlaps(own_boxes, threshold, inclusive)
+        missing = longest - len(own)
+        suppress = suppresses(own_boxes, threshold, inclusive)
         suppress.fill_diagonal_(False)
         victims.append(_pack(torch.nn.functional.pad(suppress, (0, missing, 0, missing))))
         ranked = torch.argsort(own.T.contiguous(), dim=1, descending=True, stable=True).T
-        nobody = torch.arange(len(own), most, device=own.device)  # who suppresses nobody and comes last
-        order.append(torch.cat([ranked, nobody[:, None].expand(-1, own.shape[1])]) + image * most)
-    suppressed = _suppressed(torch.cat(victims), torch.cat(order, dim=1), most)
+        padding = torch.arange(len(own), longest, device=own.device)  # comes last and suppresses no proposal
+        order.append(torch.cat([ranked, padding[:, None].expand(-1, own.shape[1])]) + image * longest)
+    suppressed = _suppressed(torch.cat(victims), torch.cat(order, dim=1), longest)
     images = suppressed.split([own.shape[1] for own in probabilities])
     return [~_unpack(own, len(of_image)).T for own, of_image in zip(images, boxes, strict=True)]
 
 
-def _suppressed(victims: torch.Tensor, order: torch.Tensor, most: int) -> torch.Tensor:
-    """(classes, words) the set that falls in each class.
+def _suppressed(victims: torch.Tensor, order: torch.Tensor, longest: int) -> torch.Tensor:
+    """(classes, words) the set of proposals that is suppressed in each class.
 
     Args:
-        victims: (images x most, words) the set that each proposal suppresses, as `_pack` has it.
-        order: (most, classes) each class's rows of `victims`, the most probable first.
-        most: proposals of an image.
+        victims: (images x longest, words) the set that each proposal suppresses, as `_pack` makes it.
+        order: (longest, classes) each class's rows of `victims`, the most probable first.
+        longest: rows per image.
     """
-    places = order % most
+    places = order % longest
     words, bits = (places // WORD)[:, :, None], places % WORD  # where each candidate's own bit is
     suppressed = victims.new_zeros(order.shape[1], victims.shape[1])
-    for candidates, word, bit in zip(order, words, bits, strict=True):  # (classes,) one proposal a class
-        falls = (suppressed.gather(1, word)[:, 0] >> bit) & 1
-        suppressed |= victims[candidates] & (falls - 1)[:, None]  # falls - 1 has all bits set where it stands
+    for candidates, word, bit in zip(order, words, bits, strict=True):  # (classes,) one proposal per class
+        fallen = (suppressed.gather(1, word)[:, 0] >> bit) & 1
+        suppressed |= victims[candidates] & (fallen - 1)[:, None]  # fallen - 1 has all bits set where it is 0
     return suppressed
 
 

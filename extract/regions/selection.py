@@ -1,4 +1,4 @@
-"""Which of a detector's proposals become an image's regions.
+"""The rules that select an image's regions among a detector's proposals.
 
 Shapes: P proposals of one image, C object classes (background left out), k regions.
 """
@@ -9,36 +9,35 @@ from typing import Protocol
 
 import torch
 
+from extract.choices import Rule
 from extract.detector.boxes import nms
 from extract.detector.proposals import Proposals
 from extract.regions.nms import per_class_nms
 
-RULES = ("caffe", "detectron2")
-
 
 @dataclass(frozen=True)
 class Regions:
-    """The chosen ones: `rows` (k,) int64 positions among the proposals, `boxes` (k, 4) to be stored."""
+    """The selected ones: `rows` (k,) int64 positions among the proposals, `boxes` (k, 4) to be stored."""
 
     rows: torch.Tensor
     boxes: torch.Tensor
 
 
 class Selection(Protocol):
-    """A rule: described proposals in, regions out."""
+    """A rule: proposals with their predictions in, regions out."""
 
     @property
     def min_boxes(self) -> int:
-        """The fewest regions that an image should have."""
+        """The number of regions that an image should have at least."""
 
     def __call__(self, proposals: Proposals) -> Regions:
-        """Choose."""
+        """Select the regions of one image."""
 
     def of_batch(self, batch: Sequence[Proposals]) -> list[Regions]:
-        """Choose in each of several images."""
+        """Select the regions of each of several images."""
 
-    def describe(self) -> str:
-        """The rule in a line, for a store's provenance."""
+    def provenance_line(self) -> str:
+        """The rule and its settings in one line, for a store's provenance."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,8 @@ class CaffeSelection:
     Attributes:
         min_boxes, max_boxes: bounds on the number of regions; equal for a fixed number.
         threshold: the confidence from which a proposal is kept.
-        nms: the overlap at which a less probable box is suppressed.
-        inclusive: whose box arithmetic, see extract/detector/boxes.py.
+        nms: the IoU at which a less probable box is suppressed.
+        inclusive: which box arithmetic, see extract/detector/boxes.py.
     """
 
     min_boxes: int
@@ -64,14 +63,15 @@ class CaffeSelection:
     def __call__(self, proposals: Proposals) -> Regions:
         """The regions of an image; their boxes are the proposals, not regressed.
 
-        A proposal's confidence is its best probability among the classes in which it survived. Fewer
-        confident ones than `min_boxes`: the `min_boxes` best; more than `max_boxes`: the `max_boxes` best, in
-        order of confidence; otherwise in the proposals' order. Equal confidences keep the proposals' order.
+        A proposal's confidence is its best probability among the classes in which it survived. Where fewer than
+        `min_boxes` are confident, the `min_boxes` best are selected, and where more than `max_boxes` are, the
+        `max_boxes` best, in order of confidence; otherwise the confident ones in the proposals' order. Equal
+        confidences keep the proposals' order.
         """
         return self.of_batch([proposals])[0]
 
     def of_batch(self, batch: Sequence[Proposals]) -> list[Regions]:
-        """The regions of each of several images: a GPU starts as many operations for all as for one."""
+        """The regions of each of several images, with as many GPU operations as for one."""
         probabilities = [proposals.class_probabilities for proposals in batch]
         survives = per_class_nms([proposals.boxes for proposals in batch], probabilities, self.nms, self.inclusive)
         chosen = []
@@ -88,9 +88,9 @@ class CaffeSelection:
         wanted = self.min_boxes if len(confident) < self.min_boxes else self.max_boxes
         return torch.argsort(confidence, descending=True, stable=True)[:wanted]
 
-    def describe(self) -> str:
-        """The rule in a line, for a store's provenance."""
-        return _line("caffe", self)
+    def provenance_line(self) -> str:
+        """The rule and its settings in one line, for a store's provenance."""
+        return _line(Rule.CAFFE, self)
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ class SweepSelection:
     Attributes:
         min_boxes, max_boxes: bounds on the number of regions; equal for a fixed number.
         threshold: regions beyond `min_boxes` have at least this class probability.
-        nms: the overlap at which suppression begins; it is loosened by 0.1 at a time.
-        inclusive: whose box arithmetic, see extract/detector/boxes.py.
+        nms: the IoU threshold that is tried first; it is loosened by 0.1 at a time.
+        inclusive: which box arithmetic, see extract/detector/boxes.py.
     """
 
     min_boxes: int
@@ -126,7 +126,7 @@ class SweepSelection:
         return [self(proposals) for proposals in batch]
 
     def _sweep(self, boxes: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Positions of the survivors at the tightest overlap that leaves `min_boxes`, best first."""
+        """Positions of the survivors at the lowest IoU threshold that leaves `min_boxes`, best first."""
         for step in range(10):
             threshold = self.nms + 0.1 * step
             if threshold >= 1.0:
@@ -136,17 +136,17 @@ class SweepSelection:
                 return kept
         return torch.argsort(scores, descending=True, stable=True)
 
-    def describe(self) -> str:
-        """The rule in a line, for a store's provenance."""
-        return _line("detectron2", self)
+    def provenance_line(self) -> str:
+        """The rule and its settings in one line, for a store's provenance."""
+        return _line(Rule.DETECTRON2, self)
 
 
 @dataclass(frozen=True)
 class GivenBoxes:
-    """Every box that was given, in its order.
+    """Every given box, in the given order.
 
     Attributes:
-        sha256: of the file they come from.
+        sha256: of the file of boxes, in hexadecimal.
     """
 
     sha256: str
@@ -160,30 +160,53 @@ class GivenBoxes:
         """The regions of each of several images."""
         return [self(proposals) for proposals in batch]
 
-    def describe(self) -> str:
-        """The rule in a line, for a store's provenance."""
+    def provenance_line(self) -> str:
+        """The rule and its settings in one line, for a store's provenance."""
         return f"given boxes, file {self.sha256}"
 
 
+_KINDS: dict[Rule, type[CaffeSelection | SweepSelection]] = {
+    Rule.CAFFE: CaffeSelection,
+    Rule.DETECTRON2: SweepSelection,
+}
+
+
 def build_selection(
-    rule: str, bounds: tuple[int, int], threshold: float | None, overlap: float | None, inclusive: bool
-) -> Selection:
-    """The rule of one of `RULES`; None leaves its own threshold or overlap."""
-    kind = CaffeSelection if rule == "caffe" else SweepSelection
+    rule: Rule,
+    bounds: tuple[int, int],
+    threshold: float | None = None,
+    nms: float | None = None,
+    inclusive: bool = True,
+) -> CaffeSelection | SweepSelection:
+    """The selection of a rule.
+
+    >>> build_selection(Rule.CAFFE, (10, 100), nms=0.4)
+    CaffeSelection(min_boxes=10, max_boxes=100, threshold=0.2, nms=0.4, inclusive=True)
+
+    Args:
+        rule: which.
+        bounds: minimum and maximum number of regions per image.
+        threshold, nms: of the selection; None for the rule's default.
+        inclusive: which box arithmetic, see extract/detector/boxes.py.
+
+    Raises:
+        ValueError: there is no such rule, or the bounds are not 1 <= minimum <= maximum.
+    """
+    kind = _KINDS[Rule(rule)]
     return kind(
         *bounds,
         threshold=kind.threshold if threshold is None else threshold,
-        nms=kind.nms if overlap is None else overlap,
+        nms=kind.nms if nms is None else nms,
         inclusive=inclusive,
     )
 
 
-def _check_bounds(fewest: int, most: int) -> None:
-    if not 1 <= fewest <= most:
-        raise ValueError(f"need 1 <= min_boxes <= max_boxes, got {fewest} and {most}")
+def _check_bounds(min_boxes: int, max_boxes: int) -> None:
+    if not 1 <= min_boxes <= max_boxes:
+        raise ValueError(f"need 1 <= min_boxes <= max_boxes, got {min_boxes} and {max_boxes}")
 
 
-def _line(rule: str, selection: CaffeSelection | SweepSelection) -> str:
+def _line(rule: Rule, selection: CaffeSelection | SweepSelection) -> str:
     arithmetic = "inclusive" if selection.inclusive else "continuous"
     return (
         f"{rule} min={selection.min_boxes} max={selection.max_boxes} threshold={selection.threshold} "

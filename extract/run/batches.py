@@ -1,66 +1,66 @@
-"""Part of a list of images to a block of a store: decoding, batches of one shape, the network, the selection."""
+"""From images of a list to a block of a store: decoding, batches of one shape, the network, the selection."""
 
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
-from data_tools.store.schema import Block
 
-from data_tools.errors import InputError
+from data_tools.errors import InputError, one_line
+from data_tools.store.schema import Block
+from extract.choices import Dtype, OnError, RunOptions
 from extract.detector.detector import Detector
 from extract.detector.proposals import Proposals
 from extract.regions.given_boxes import Boxes
 from extract.regions.selection import Selection
 from extract.run.loading import Decoded, load
-from extract.run.overlap import AsyncStage, Mark
-from extract.run.sources import SourceImage
-from extract.run.summary import Options
+from extract.run.overlap import AsyncStage, TimedEvent
+from extract.run.sources import Sources
 
-WAITING = 4  # batches of decoded images of different shapes that are held before one goes though it is not full
+WAITING = 4  # a batch that is not full is computed once images of this many batches wait for others of their shape
 
 
 class BatchRunner:
-    """Describes the images of a list.
+    """Runs the images of a list through the detector in batches, and selects their regions.
 
     Args:
-        detector: describes proposals.
-        selection: chooses regions among them.
-        folder: where the images' files are.
-        images: the list.
-        options: see `Options`.
-        boxes: for each id the boxes to describe in the place of proposals; None for proposals.
+        detector: gives proposals with their predictions.
+        selection: selects regions among them.
+        sources: the list of images.
+        options: see `RunOptions`; here `batch_size`, `workers` and `on_error` count.
+        boxes: for each id the given boxes to predict for instead of proposals; None for proposals.
+        dtype: of the stored features; None to store none.
 
     Attributes:
         seconds: spent so far, by stage.
-        batch_size: of the options, or less once the memory did not hold it.
+        batch_size: of the options, or less after a batch did not fit the device's memory.
     """
 
     def __init__(
         self,
         detector: Detector,
         selection: Selection,
-        folder: Path,
-        images: Sequence[SourceImage],
-        options: Options,
+        sources: Sources,
+        options: RunOptions,
         boxes: Boxes | None = None,
+        dtype: Dtype | None = Dtype.FLOAT32,
     ) -> None:
-        self.detector, self.selection, self.folder, self.images = detector, selection, folder, images
-        self.options, self.boxes = options, boxes
+        self.detector, self.selection = detector, selection
+        self.folder, self.images = sources.folder, sources.images
+        self.options, self.boxes, self.dtype = options, boxes, dtype
         self.batch_size = options.batch_size
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def blocks(self, spans: Sequence[range], advance: Callable[[int], None]) -> Iterator[Block]:
-        """The block of each of some stretches of the list; `advance` is told how many images are done.
+        """One block for each span of the list; `advance` is called with the number of images that were done.
 
-        A batch never crosses a stretch, and holds only images of exactly one resized shape.
+        A batch holds images of one span and of exactly one resized shape.
 
         Raises:
-            InputError: an image cannot be read and the options say to stop then.
+            InputError: an image cannot be read and `options.on_error` is FAIL, or a process of the loader died.
         """
         order = [position for span in spans for position in span]
         decoded = load(self.folder, self.images, order, self.detector.resizing, self.options.workers)
@@ -81,13 +81,13 @@ class BatchRunner:
 
         before: tuple[list[Decoded], Future] | None = None
         for batch in self._batches(span, decoded, sizes, fail):
-            begun = batch, self._begin(batch, stage)
-            if before is not None:  # its regions are chosen while the network has the next batch
-                regions.update(self._end(*before, stage, begun[1]))
+            started = batch, self._start(batch, stage)
+            if before is not None:  # its regions are selected while the network computes the next batch
+                regions.update(self._finish(*before, stage, started[1]))
                 advance(len(before[0]))
-            before = begun
+            before = started
         if before is not None:
-            regions.update(self._end(*before, stage))
+            regions.update(self._finish(*before, stage))
             advance(len(before[0]))
         too_large = [position for position in sizes if position not in regions]
         failures += [self._failure(position, "too large for the memory of the device") for position in too_large]
@@ -100,7 +100,7 @@ class BatchRunner:
         sizes: dict[int, tuple[int, int]],
         fail: Callable[[int, str], None],
     ) -> Iterator[list[Decoded]]:
-        """The images of a stretch in batches of one shape; `sizes` of the originals are filled in."""
+        """The images of a span in batches of one shape; fills in `sizes` of the originals."""
         waiting: defaultdict[tuple[int, ...], list[Decoded]] = defaultdict(list)
         for position in span:
             item = self._next(decoded, position)
@@ -118,80 +118,84 @@ class BatchRunner:
     def _next(self, decoded: Iterator[Decoded], position: int) -> Decoded:
         try:
             return next(decoded)
-        except RuntimeError as error:  # PyTorch says so of a process that was killed
+        except RuntimeError as error:  # of PyTorch, where a process of the loader was killed
             image = self.images[position]
             raise InputError(
-                f"{self.folder / image.file}: a process that reads images died here or near, perhaps for want of "
-                f"memory ({' '.join(str(error).split())[:120]}); the same command goes on"
+                f"{self.folder / image.file}: a process that reads images died at this image or one of the next, "
+                f"perhaps for lack of memory ({one_line(error, 120)}); fix: run the same command again, which "
+                "resumes, with fewer --workers"
             ) from None
 
     def _ready(self, waiting: dict[tuple[int, ...], list[Decoded]]) -> list[tuple[int, ...]]:
-        """The shape that has a full batch, or the most images where too many wait in all."""
+        """The shape whose images are to be computed now, if any.
+
+        It is the shape of the most waiting images, once these fill a batch or `WAITING` batches of images wait.
+        """
         fullest = max(waiting, key=lambda shape: len(waiting[shape]))
         too_many = sum(map(len, waiting.values())) >= WAITING * self.options.batch_size
         return [fullest] if too_many or len(waiting[fullest]) >= self.batch_size else []
 
     def _wrong_boxes(self, item: Decoded) -> str:
-        """Why the boxes that are given for an image cannot be described; empty where they can, or none are."""
+        """What is wrong with the given boxes of an image; empty where they are correct or proposals are used."""
         if self.boxes is None or item.geometry is None:
             return ""
         boxes = self.boxes.get(self.images[item.position].image_id)
         if boxes is None:
-            return "no boxes are given for it"
+            return "no boxes are given for this image"
         height, width = item.geometry.original
         outside = (boxes[:, 2:] < 0).any(axis=1) | (boxes[:, 0] > width) | (boxes[:, 1] > height)
-        return f"box {int(outside.argmax())} of those given for it lies outside" if outside.any() else ""
+        return f"given box {int(outside.argmax())} is outside the image" if outside.any() else ""
 
     def _failure(self, position: int, reason: str) -> dict[str, str]:
         image = self.images[position]
-        if self.options.fail_on_error:
+        if self.options.on_error is OnError.FAIL:
             raise InputError(f"{self.folder / image.file}: image {image.image_id} cannot be read: {reason}")
         return {"id": image.image_id, "file": image.file, "reason": reason}
 
-    def _begin(self, batch: list[Decoded], stage: AsyncStage) -> Future:
-        """Send a batch through the network, and have regions chosen after it: `_columns` will come."""
-        start = stage.mark()
+    def _start(self, batch: list[Decoded], stage: AsyncStage) -> Future:
+        """Run the network on a batch and submit the selection of its regions: a future of `_columns`."""
+        start = stage.record()
         try:
             proposals = self._proposals(batch)
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
             failed: Future = Future()
-            failed.set_exception(error.with_traceback(None))  # which would hold the memory that is wanted
+            failed.set_exception(error.with_traceback(None))  # its frames would keep the batch in memory
             return failed
-        ready = stage.mark()
+        ready = stage.record()
         return stage.submit(partial(self._columns, batch, proposals, start, ready), ready)
 
-    def _end(
-        self, batch: list[Decoded], begun: Future, stage: AsyncStage, next_one: Future | None = None
+    def _finish(
+        self, batch: list[Decoded], started: Future, stage: AsyncStage, following: Future | None = None
     ) -> dict[int, dict[str, np.ndarray]]:
-        """Columns of each image of a batch, by position; `next_one` is the batch that was begun after it."""
+        """Columns of each image of a batch, by position; `following` is the batch that was started after it."""
         try:
-            return _result(begun)
+            return _result(started)
         except MemoryError:
-            wait([] if next_one is None else [next_one])  # for where two batches do not fit one may
-            return self._alone(batch, stage)
+            wait([] if following is None else [following])  # one batch may fit where two do not
+            return self._retry(batch, stage)
 
-    def _alone(self, batch: list[Decoded], stage: AsyncStage) -> dict[int, dict[str, np.ndarray]]:
-        """The same with nothing else in memory, and in halves where it does not hold the batch even so."""
+    def _retry(self, batch: list[Decoded], stage: AsyncStage) -> dict[int, dict[str, np.ndarray]]:
+        """The same with no other batch in memory, and in halves where the batch does not fit even then."""
         if self.detector.device.type == "cuda":
             torch.cuda.empty_cache()
         try:
-            return _result(self._begin(batch, stage))
+            return _result(self._start(batch, stage))
         except MemoryError:
             if len(batch) == 1:
-                return {}  # `_block` makes a failure of it
+                return {}  # `_block` reports it as a failure
         half = (len(batch) + 1) // 2
         self.batch_size = min(self.batch_size, half)
-        return self._alone(batch[:half], stage) | self._alone(batch[half:], stage)
+        return self._retry(batch[:half], stage) | self._retry(batch[half:], stage)
 
     def _columns(
-        self, batch: list[Decoded], proposals: list[Proposals], start: Mark, ready: Mark
+        self, batch: list[Decoded], proposals: list[Proposals], start: TimedEvent, ready: TimedEvent
     ) -> dict[int, dict[str, np.ndarray]]:
-        described = time.perf_counter()
-        columns = select_batch(proposals, self.selection, self.options)
-        self.seconds["network"] += start.until(ready)
-        self.seconds["selection"] += time.perf_counter() - described
+        begin = time.perf_counter()
+        columns = select_batch(proposals, self.selection, self.dtype)
+        self.seconds["network"] += start.seconds_to(ready)
+        self.seconds["selection"] += time.perf_counter() - begin
         return {item.position: of_image for item, of_image in zip(batch, columns, strict=True)}
 
     def _proposals(self, batch: list[Decoded]) -> list[Proposals]:
@@ -222,11 +226,11 @@ class BatchRunner:
         )
 
     def _no_regions(self) -> dict[str, np.ndarray]:
-        """Columns of no rows: they give an empty part its shapes and types."""
+        """Columns without rows, which give an empty part its shapes and types."""
         scores, ids = np.empty(0, np.float32), np.empty(0, np.int32)
-        dim = 0 if self.options.boxes_only else self.detector.dim
+        dim = 0 if self.dtype is None else self.detector.dim
         return {
-            "features": np.empty((0, dim), self.options.dtype),
+            "features": np.empty((0, dim), self.dtype or Dtype.FLOAT32),
             "boxes": np.empty((0, 4), np.float32),
             "class_ids": ids,
             "class_scores": scores,
@@ -235,32 +239,37 @@ class BatchRunner:
         }
 
 
-def _result(begun: Future) -> dict[int, dict[str, np.ndarray]]:
-    """What came of a batch; `MemoryError`, which holds nothing, where the memory was too small for it."""
+def _result(started: Future) -> dict[int, dict[str, np.ndarray]]:
+    """The result of a batch; `MemoryError`, which keeps no tensor alive, where the memory was too small."""
     try:
-        return begun.result()
+        return started.result()
     except RuntimeError as error:
         if not _out_of_memory(error):
             raise
-        error.__traceback__ = error.__context__ = None  # they hold the memory that is wanted
+        error.__traceback__ = error.__context__ = None  # their frames would keep the batch in memory
     raise MemoryError
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of PyTorch, of the CPU's allocator or of a CUDA library means that."""
+    """Whether an error of PyTorch, of the CPU's allocator or of a CUDA library means that memory is full."""
     signs = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
 
 
-def select_regions(proposals: Proposals, selection: Selection, options: Options) -> dict[str, np.ndarray]:
-    """The columns of the store for one image, k rows each, of the proposals that `selection` chooses."""
-    return select_batch([proposals], selection, options)[0]
+def select_regions(
+    proposals: Proposals, selection: Selection, dtype: Dtype | None = Dtype.FLOAT32
+) -> dict[str, np.ndarray]:
+    """The store's columns for one image, k rows each: the proposals that `selection` selects.
+
+    `features` are of type `dtype` and (k, D), or (k, 0) where that is None.
+    """
+    return select_batch([proposals], selection, dtype)[0]
 
 
 def select_batch(
-    batch: Sequence[Proposals], selection: Selection, options: Options
+    batch: Sequence[Proposals], selection: Selection, dtype: Dtype | None
 ) -> list[dict[str, np.ndarray]]:
-    """As `select_regions`, for several images, whose columns leave the device together."""
+    """As `select_regions`, for several images, whose columns are copied from the device together."""
     chosen = selection.of_batch(batch)
     features, scores, attribute_scores = (
         torch.cat(
@@ -271,7 +280,7 @@ def select_batch(
     best_scores, best = scores.max(dim=1)
     best_attribute_scores, best_attributes = attribute_scores.max(dim=1)
     columns = {
-        "features": (features[:, :0] if options.boxes_only else features).to(getattr(torch, options.dtype)),
+        "features": features[:, :0] if dtype is None else features.to(getattr(torch, dtype)),
         "boxes": torch.cat([regions.boxes for regions in chosen]).float(),
         "class_ids": best.int(),
         "class_scores": best_scores.float(),

@@ -1,130 +1,121 @@
-"""The run: a list of images to a feature store, by part files that this process or others write."""
+"""The run: from a plan to its feature store, by part files that this process or others write."""
 
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
 
-from data_tools.store.schema import Block
+import torch
 
 from data_tools.console import Progress
-from data_tools.store.parts import Parts, check_same_provenance
+from data_tools.errors import UsageError
+from data_tools.store.parts import Parts, StoreContents, check_same_provenance
 from data_tools.store.reading import FeatureStore
-from data_tools.store.report import write_report
-from extract.run.batches import BatchRunner
+from data_tools.store.report import report_path, write_report
+from extract.build import build_network
+from extract.detector.precision import check_precision
+from extract.run.plan import ExtractionPlan
 from extract.run.summary import Summary
+from extract.run.worker import LocalPartWriter, PartWriter
 
 
-class Engine(Protocol):
-    """Who writes parts."""
+def store_path(images: Path, store: Path | None) -> Path:
+    """Where the store of some images is written: `store`, by default `IMAGES/../precomp/features.h5`.
 
-    def __call__(self, parts: Parts, missing: Sequence[int], advance: Callable[[int], None]) -> dict[str, float]:
-        """Write the missing parts, tell `advance` how many images are done, return seconds by stage."""
+    >>> store_path(Path("/data/coco/images"), None).as_posix()
+    '/data/coco/precomp/features.h5'
+
+    Raises:
+        UsageError: `store` is a folder.
+    """
+    path = store or images.resolve().parent / "precomp" / "features.h5"
+    if not path.name or path.is_dir():
+        raise UsageError(f"{path}: expected a file for the store, this is a folder")
+    return path
 
 
-class Extraction:
-    """One run over one list of images.
+def extract(plan: ExtractionPlan, store: Path, device: torch.device, ray_address: str | None = None) -> Summary:
+    """Write the feature store of a plan, or what is missing of it, and a report beside it.
 
     Args:
-        output: the store.
-        provenance: how features are made, by name; part of every file and compared on resuming.
-        conditions: what else must stay while a store is made.
-        images: how many images the list has.
-        part_size: images of a part.
-        min_boxes: regions below which an image counts as short.
-        shard: (i, n) to write every n-th part only and leave joining to `data-tools join`.
+        plan: what to extract.
+        store: the file to write; its parts are kept in `STORE.parts` meanwhile.
+        device: of the network.
+        ray_address: of a Ray cluster that does the work; an empty string starts one on this machine; None for
+            this process.
+
+    Raises:
+        UsageError: the device does not have the precision, or Ray is not installed.
+        InputError: existing files were made in another way, the weights do not fit, the disk is full, an image
+            cannot be read and the options say to stop then, or the cluster cannot be reached.
     """
-
-    def __init__(
-        self,
-        output: Path,
-        provenance: dict[str, str],
-        conditions: dict[str, str],
-        images: int,
-        part_size: int,
-        min_boxes: int,
-        shard: tuple[int, int] | None = None,
-    ) -> None:
-        self.parts = Parts(output, provenance, images, part_size, conditions)
-        self.min_boxes, self.shard = min_boxes, shard
-        self.summary = Summary(output, images)
-
-    def run(self, engine: Engine) -> Summary:
-        """Write what is missing of the store, join it, and write the report beside it.
-
-        Raises:
-            InputError: existing files were made otherwise, the disk is full, or the engine cannot go on.
-        """
-        start = time.perf_counter()
-        if self.parts.file.is_file():
-            with FeatureStore(self.parts.file) as store:
-                check_same_provenance(store.path, store.provenance, self.parts.provenance)
-            self.parts.discard()
-        else:
-            self._write_parts(engine)
-        if self.parts.file.is_file():
-            with FeatureStore(self.parts.file) as store:
-                self._count(store)
-            write_report(self.parts.file, self.summary.stored, self.summary.failures)
-        self.summary.seconds["total"] = time.perf_counter() - start
-        return self.summary
-
-    def _write_parts(self, engine: Engine) -> None:
-        missing = self.parts.missing()
-        mine = [part for part in missing if self._is_mine(part)]
-        self.summary.processed = sum(len(self.parts.span(part)) for part in mine)
-        asked = sum(len(self.parts.span(part)) for part in range(self.parts.count) if self._is_mine(part))
-        with Progress("extract", asked, "images", asked - self.summary.processed) as bar:
-            self.summary.add_seconds(engine(self.parts, mine, bar.advance))
-        if self.shard is not None:
-            self._count_parts()
-            return
-        joining = time.perf_counter()
-        self.parts.join()
-        self.summary.seconds["writing"] += time.perf_counter() - joining
-
-    def _is_mine(self, part: int) -> bool:
-        return self.shard is None or part % self.shard[1] == self.shard[0] - 1
-
-    def _count_parts(self) -> None:
-        """Sum up a shard: its own parts, and how many of the others' are still to come."""
-        missing = self.parts.missing()
-        self.summary.parts_missing = len(missing)
-        for part in range(self.parts.count):
-            if self._is_mine(part) and part not in missing:
-                with FeatureStore(self.parts.path(part)) as store:
-                    self._count(store)
-
-    def _count(self, store: FeatureStore) -> None:
-        self.summary.stored += len(store.image_ids)
-        self.summary.regions += int(store.counts.sum())
-        self.summary.short += int((store.counts < self.min_boxes).sum())
-        self.summary.failures += store.failures
+    check_precision(plan.precision, device)
+    # a device of another type sums in another order: its parts would differ from the others
+    conditions = {"device": device.type}
+    parts = Parts(store, plan.provenance(), len(plan.sources.images), plan.options.part_size, conditions)
+    writer = _part_writer(plan, device, ray_address)
+    if plan.options.overwrite:
+        parts.discard()
+        store.unlink(missing_ok=True)
+        report_path(store).unlink(missing_ok=True)
+    return write_parts_and_join(parts, writer, plan.selection.min_boxes, plan.options.shard)
 
 
-class LocalEngine:
-    """This process, with one network: it describes a part while a thread writes the one before."""
+def _part_writer(plan: ExtractionPlan, device: torch.device, ray_address: str | None) -> PartWriter:
+    if ray_address is None:
+        return LocalPartWriter(plan.runner(device))
+    from extract.run.ray_engine import RayPartWriter
 
-    def __init__(self, runner: BatchRunner) -> None:
-        self.runner = runner
+    build_network(plan.cfg, plan.weights, torch.device("cpu"))  # raises here if the weights do not fit
+    return RayPartWriter(plan, device.type, ray_address)
 
-    def __call__(self, parts: Parts, missing: Sequence[int], advance: Callable[[int], None]) -> dict[str, float]:
-        """See `Engine`."""
-        seconds = self.runner.seconds
-        pending: Future[None] | None = None
 
-        def write(part: int, block: Block) -> None:
-            start = time.perf_counter()
-            parts.write(part, block)
-            seconds["writing"] += time.perf_counter() - start
+def write_parts_and_join(
+    parts: Parts, writer: PartWriter, min_boxes: int, shard: tuple[int, int] | None = None
+) -> Summary:
+    """Write what is missing of a store, join it, and write its report; a complete store is only counted.
 
-        blocks = self.runner.blocks([parts.span(part) for part in missing], advance)
-        with ThreadPoolExecutor(1) as writer:
-            for part, block in zip(missing, blocks, strict=True):
-                if pending is not None:
-                    pending.result()  # at most one part waits in memory, and its errors are heard
-                pending = writer.submit(write, part, block)
-            if pending is not None:
-                pending.result()
-        return seconds
+    Args:
+        parts: of the store.
+        writer: writes the missing ones.
+        min_boxes: an image with fewer regions counts as short.
+        shard: (i, n) to write every n-th part only and to leave joining to `data-tools join`.
+
+    Raises:
+        InputError: existing files were made in another way, the disk is full, or see `PartWriter`.
+    """
+    start = time.perf_counter()
+    summary = Summary(parts.file, parts.images)
+    if parts.file.is_file():
+        with FeatureStore(parts.file) as store:
+            check_same_provenance(store.path, store.provenance, parts.provenance)
+            contents = [StoreContents.of_store(store)]
+        parts.discard()
+    else:
+        contents = _write_parts(parts, writer, shard, summary)
+    for content in contents:
+        summary.count(content, min_boxes)
+    if summary.parts_missing is None:
+        write_report(parts.file, summary.stored, summary.failures)
+    summary.seconds["total"] = time.perf_counter() - start
+    return summary
+
+
+def _write_parts(
+    parts: Parts, writer: PartWriter, shard: tuple[int, int] | None, summary: Summary
+) -> list[StoreContents]:
+    """Write the missing parts; the contents of the joined store, or of the shard's parts."""
+    share = range(parts.count) if shard is None else range(shard[0] - 1, parts.count, shard[1])
+    present = parts.present()
+    missing = [part for part in share if part not in present]
+    summary.processed = sum(len(parts.span(part)) for part in missing)
+    asked = sum(len(parts.span(part)) for part in share)
+    with Progress("extract", asked, "images", asked - summary.processed) as bar:
+        written = writer(parts, missing, bar.advance)
+    summary.add_seconds(written.seconds)
+    present.update(written.contents)
+    if shard is not None:
+        summary.parts_missing = sum(not parts.path(part).is_file() for part in range(parts.count))
+        return [present[part] for part in share]
+    joining = time.perf_counter()
+    joined = parts.join(present)
+    summary.seconds["writing"] += time.perf_counter() - joining
+    return [joined]

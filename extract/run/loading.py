@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from data_tools.images.decoding import UnreadableImageError, decode_bgr
 from extract.detector.resizing import Geometry, Resizing
-from extract.run.images import UnreadableImageError, read_image
 from extract.run.sources import SourceImage
 
 AHEAD = 2  # images that each process prepares before they are asked for
@@ -101,7 +101,7 @@ class _Images(Dataset):
         try:
             if source.problem:
                 raise UnreadableImageError(source.problem)
-            pixels, geometry = self.resizing(read_image(self.folder / source.file))
+            pixels, geometry = self.resizing(decode_bgr(self.folder / source.file))
         except UnreadableImageError as error:
             return Decoded(position, time.perf_counter() - start, problem=str(error))
         except (MemoryError, cv2.error):

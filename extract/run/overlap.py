@@ -1,4 +1,4 @@
-"""A thread for what follows the network: a GPU has its next batch before regions of the last are chosen."""
+"""An asynchronous stage behind the network: regions of one batch are selected while a GPU computes the next."""
 
 import time
 from collections.abc import Callable
@@ -13,24 +13,29 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A moment: of the host, and on a GPU of its stream, which is behind."""
+class TimedEvent:
+    """A point in the host's time, and on a GPU also in its stream, which runs behind the host.
+
+    Attributes:
+        host: seconds of `time.perf_counter`.
+        event: of the stream; None on a CPU.
+    """
 
     host: float
     event: torch.cuda.Event | None
 
-    def until(self, later: "Mark") -> float:
-        """Seconds to a later mark, which a GPU has passed."""
+    def seconds_to(self, later: "TimedEvent") -> float:
+        """Seconds to a later event; on a GPU the stream must have passed both."""
         if self.event is None or later.event is None:
             return later.host - self.host
         return self.event.elapsed_time(later.event) / 1000
 
 
 class AsyncStage:
-    """A thread that works with what the network leaves, in the order in which it is told to.
+    """A thread that processes the network's outputs, in the order in which they are submitted.
 
-    On a GPU the thread has a stream of its own: its waiting for results keeps nobody. That stream goes first, for
-    its operations are short and would otherwise wait for the network's.
+    On a GPU the thread has its own stream, so that only this thread waits when it needs a result on the host. The
+    stream has a higher priority than the network's, whose long kernels would otherwise delay its short ones.
 
     Args:
         device: of the network.
@@ -39,7 +44,8 @@ class AsyncStage:
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
         self._thread = ThreadPoolExecutor(1)
-        # PyTorch gives a thread as many of its own as are set when it asks first: now, not in a resize.
+        # PyTorch fixes a thread's number of threads when that thread first asks: now, and not while a resize has
+        # set it to one.
         self._thread.submit(torch.get_num_threads).result()
 
     def __enter__(self) -> Self:
@@ -50,22 +56,22 @@ class AsyncStage:
     ) -> None:
         self._thread.shutdown(cancel_futures=True)
 
-    def mark(self) -> Mark:
-        """This moment, and on a GPU the moment when all that was asked of it so far is done."""
+    def record(self) -> TimedEvent:
+        """The present point in time; on a GPU the stream passes it after all work that was queued so far."""
         event = None
         if self._stream is not None:
             event = torch.cuda.Event(enable_timing=True)
             event.record(torch.cuda.current_stream(self._stream.device))
-        return Mark(time.perf_counter(), event)
+        return TimedEvent(time.perf_counter(), event)
 
-    def submit(self, work: Callable[[], Result], ready: Mark) -> Future[Result]:
-        """Do `work` in the thread, on a GPU when its mark `ready` is passed.
+    def submit(self, work: Callable[[], Result], ready: TimedEvent) -> Future[Result]:
+        """Run `work` in the thread, on a GPU once the network's stream has passed `ready`.
 
-        What `work` holds of the network's memory is kept until the GPU has finished with it.
+        GPU memory that `work` refers to is not reused before the stage's stream has finished with it.
         """
-        return self._thread.submit(self._follow, work, ready)
+        return self._thread.submit(self._run, work, ready)
 
-    def _follow(self, work: Callable[[], Result], ready: Mark) -> Result:
+    def _run(self, work: Callable[[], Result], ready: TimedEvent) -> Result:
         if self._stream is None or ready.event is None:
             return work()
         ready.event.synchronize()

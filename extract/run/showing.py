@@ -1,4 +1,4 @@
-"""One picture with its regions drawn: what the detector saw, in class, attribute and score."""
+"""One image with its regions drawn, each with its class, attribute and score."""
 
 from pathlib import Path
 
@@ -6,29 +6,28 @@ import numpy as np
 from PIL import Image
 
 from data_tools.detection.labels import Labels
-from data_tools.images.decoding import read_picture
+from data_tools.images.decoding import read_picture, to_bgr
 from data_tools.images.drawing import draw_regions
 from extract.detector.detector import Detector
 from extract.regions.selection import Selection
 from extract.run.batches import select_regions
-from extract.run.summary import Options
 
 
 def show_image(
     path: Path, detector: Detector, selection: Selection, labels: Labels
 ) -> tuple[Image.Image, list[dict[str, object]]]:
-    """Describe one picture and draw its regions.
+    """Find the regions of one image and draw them.
 
     Returns:
         The drawing, and for each region its box (x1 y1 x2 y2 in pixels), class and attribute with their scores.
 
     Raises:
-        InputError: the picture cannot be read.
+        InputError: the image cannot be read.
     """
     image = read_picture(path)
-    pixels, geometry = detector.resizing(np.ascontiguousarray(image[:, :, ::-1]))  # the network's pictures are BGR
+    pixels, geometry = detector.resizing(to_bgr(image))
     [proposals] = detector([pixels], [geometry])
-    columns = select_regions(proposals, selection, Options())
+    columns = select_regions(proposals, selection)
     regions = [_region(columns, row, labels) for row in range(len(columns["boxes"]))]
     lines = [f"{region['attribute']} {region['class']} {region['class_score']:.2f}" for region in regions]
     drawing = draw_regions(image, columns["boxes"], lines)

@@ -1,4 +1,4 @@
-"""Which images a run reads: those of an `id_mapping.json`, of a list, or all that lie in a folder."""
+"""Which images a run reads: those of an `id_mapping.json`, of a list, or all in a folder."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,7 +27,13 @@ ENDINGS = {
 
 @dataclass(frozen=True)
 class SourceImage:
-    """One image of a run: its id, its file relative to the images folder, and why it is not read, if so."""
+    """One image of a run.
+
+    Attributes:
+        image_id: its id.
+        file: relative to the images folder.
+        problem: why it is not read; None where it is.
+    """
 
     image_id: str
     file: str
@@ -36,36 +42,36 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class Sources:
-    """The images of a run, in the order in which they are stored; `folder` is where their files are."""
+    """The images of a run in the order of the store, and the folder to which their files are relative."""
 
     folder: Path
     images: list[SourceImage]
 
 
 def find_sources(images: Path, id_mapping: Path | None = None, split: Path | None = None) -> Sources:
-    """The images that `extract-features IMAGES` means.
+    """The images of a folder or list.
 
-    A folder with an id mapping, given or found beside it: its entries in its order. A folder without: every
-    picture in it and in the folders in it, by path. A text file: a picture a line, relative to the file's
-    folder or absolute, or an id, a tab and a picture. Without a mapping, file names without their ending
-    are the ids; of pictures with one id the first is read.
+    A folder with an id mapping, given or found beside it, has the mapping's images in the mapping's order. A
+    folder without one has all image files in it and its subfolders, ordered by path. A text file lists one image
+    per line, relative to the file's folder or absolute; a line may also be an id, a tab and an image. Without a
+    mapping the ids are the file names without their endings; of several images with one id the first is read.
 
     Args:
         images: the folder or list.
         id_mapping: `{"id": "file relative to the folder"}`.
-        split: a text file of ids, one a line, to which the run is limited; repeated lines count once.
+        split: a text file of ids, one per line, to which the run is limited; repeated lines count once.
 
     Raises:
-        InputError: there is no such folder or list, or no picture in it, or a file is malformed.
+        InputError: there is no such folder or list, or no image in it, or a file is malformed.
     """
     if images.is_file():
         if id_mapping is not None:
-            raise InputError(f"{images}: a list of pictures goes without --id-mapping")
+            raise InputError(f"{images}: --id-mapping is for a folder of images; this is a list")
         sources = Sources(images.resolve().parent, _of_list(images))
     elif images.is_dir():
         sources = Sources(images, _of_folder(images, id_mapping))
     else:
-        raise InputError(f"{images}: no such folder of images, nor a list of them")
+        raise InputError(f"{images}: no such folder or list of images")
     return sources if split is None else Sources(sources.folder, _limited(sources.images, split))
 
 
@@ -76,7 +82,7 @@ def _of_folder(folder: Path, id_mapping: Path | None) -> list[SourceImage]:
     found = (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
     files = sorted(path.relative_to(folder) for path in found)
     if not files:
-        raise InputError(f"{folder}: found no picture there")
+        raise InputError(f"{folder}: found no image file in this folder")
     return _first_of_each_id((file.stem, file) for file in files)
 
 
@@ -84,10 +90,10 @@ def _of_list(path: Path) -> list[SourceImage]:
     lines = [line.strip() for line in read_text(path).splitlines()]
     entries = [[field.strip() for field in line.split("\t")] for line in lines if line]
     if not entries:
-        raise InputError(f"{path}: holds no line")
+        raise InputError(f"{path}: the list is empty")
     for entry in entries:
         if len(entry) > 2 or not all(entry):
-            raise InputError(f"{path}: {entry[0]}: expected a picture, or an id, a tab and a picture")
+            raise InputError(f"{path}: {entry[0]}: expected an image file, or an id, a tab and an image file")
     return _first_of_each_id(
         (entry[0] if len(entry) == 2 else Path(entry[0]).stem, Path(entry[-1])) for entry in entries
     )
@@ -98,7 +104,7 @@ def _first_of_each_id(entries: Iterable[tuple[str, Path]]) -> list[SourceImage]:
     images = []
     for image_id, file in entries:
         first = first_of.setdefault(image_id, file)
-        problem = None if first is file else f"its id is taken by {first}"
+        problem = None if first is file else f"its id is the same as that of {first}, which is read"
         if not (str(file) + image_id).isprintable():
             problem = "its name has characters that an id cannot have"
         images.append(SourceImage(_printable(image_id), _printable(file.as_posix()), problem))
@@ -110,10 +116,10 @@ def _printable(text: str) -> str:
 
 
 def _limited(images: list[SourceImage], split: Path) -> list[SourceImage]:
-    """The images of the ids of a file, in its order; an id that is not among them is a failure of the run."""
+    """The images of the ids in a file, in its order; an id without an image is reported as a failure."""
     wanted = dict.fromkeys(line.strip() for line in read_text(split).splitlines() if line.strip())
     if not wanted:
-        raise InputError(f"{split}: holds no id")
+        raise InputError(f"{split}: expected one id per line, found none")
     known = {image.image_id: image for image in reversed(images)}  # the first of one id wins
-    lost = f"its id in {split.name} is not among the images"
-    return [known.get(image_id) or SourceImage(image_id, "", lost) for image_id in wanted]
+    unknown = f"no image has this id, which {split.name} lists"
+    return [known.get(image_id) or SourceImage(image_id, "", unknown) for image_id in wanted]

@@ -1,42 +1,48 @@
-"""What an extraction is told and what it reports."""
+"""What a run of an extraction reports."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_tools.store.parts import StoreContents
 from data_tools.store.report import report_path
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a run works; none of it changes what is stored but `dtype` and `boxes_only`."""
-
-    batch_size: int = 8  # images that go through the network together
-    workers: int = 2  # processes that decode
-    part_size: int = 256  # images of a part file: what a kill can cost
-    dtype: str = "float32"  # of the stored features, or float16
-    boxes_only: bool = False  # store no features
-    fail_on_error: bool = False  # stop at the first image that cannot be read
-    shard: tuple[int, int] | None = None  # (i, n), 1 <= i <= n: write every n-th part and do not join
 
 
 @dataclass
 class Summary:
-    """What a run did and what its store holds."""
+    """What a run did and what its store holds.
+
+    Attributes:
+        output: the store.
+        images: images of the list.
+        processed: images that this run read; the others were in the store or its parts before.
+        stored, regions: images and regions in the store, or in the parts of this shard.
+        short: images with fewer regions than the minimum.
+        parts_missing: after a run of a shard, how many parts are not written yet; None after any other run.
+        failures: images that could not be stored, with `id`, `file` and `reason`.
+        seconds: by stage, and `total`.
+    """
 
     output: Path
     images: int
-    processed: int = 0  # by this run; the others were there
+    processed: int = 0
     stored: int = 0
     regions: int = 0
-    short: int = 0  # images with fewer regions than the least asked for
-    parts_missing: int | None = None  # of a sharded run, whose parts are not joined yet
+    short: int = 0
+    parts_missing: int | None = None
     failures: tuple[dict[str, str], ...] = ()
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
+    def count(self, contents: StoreContents, min_boxes: int) -> None:
+        """Add the images of a store or part; one with fewer than `min_boxes` regions is short."""
+        self.stored += contents.schema.images
+        self.regions += contents.schema.regions
+        self.short += int((contents.counts < min_boxes).sum())
+        self.failures += contents.failures
+
     def add_seconds(self, seconds: dict[str, float]) -> None:
-        """Add what another process spent."""
+        """Add seconds by stage."""
         for stage, value in seconds.items():
             self.seconds[stage] += value
 
@@ -61,7 +67,7 @@ class Summary:
             f"{self.images_per_second:.1f} images/s (seconds: {stages})"
         )
         if self.short:
-            lines.append(f"  {self.short} images had fewer proposals than the regions asked for")
+            lines.append(f"  {self.short} images had fewer proposals than regions were requested")
         if self.failures:
             first = self.failures[0]
             lines.append(
@@ -82,9 +88,9 @@ class Summary:
             )
         if self.parts_missing:
             return f"{self.output}: {self.parts_missing} parts are still to be written by other shards"
-        return f"{self.output}: all parts are written; data-tools join {self.output} joins them"
+        return f"{self.output}: all parts are written; data-tools join --out {self.output} joins them"
 
     @property
     def images_per_second(self) -> float:
-        """Images of this run by its whole duration."""
+        """Images of this run divided by its whole duration."""
         return self.processed / self.seconds["total"] if self.processed else 0.0

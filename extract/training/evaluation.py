@@ -1,4 +1,4 @@
-"""How good a detector is: average precision of its boxes and of its attributes, as Anderson et al. count them."""
+"""Evaluation of a detector: average precision of boxes and attributes, as Anderson et al. (2018) count it."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from detectron2.structures import Instances
 
 from data_tools.console import Progress
-from data_tools.images.decoding import read_picture
+from data_tools.images.decoding import read_picture, to_bgr
 from extract.detector.detector import Detector
 from extract.training.average_precision import (
     attribute_precisions,
@@ -22,17 +22,17 @@ from extract.training.data import DetectionSplit
 
 @dataclass(frozen=True)
 class DetectorScores:
-    """Figures of a split, each between 0 and 1.
+    """Scores of a split, each between 0 and 1.
 
     Attributes:
-        ap50: average precision of detected boxes at an overlap of a half, mean over all classes; a class that no
-            annotated object has counts 0, as in the published evaluations.
+        ap50: average precision of detected boxes at IoU 0.5, mean over all classes; a class without annotated
+            objects counts as 0, as in the published evaluations.
         weighted_ap50: the same, each class weighted by its number of objects.
         attribute_ap, weighted_attribute_ap: average precision of the attributes of the annotated boxes, mean over
             all attributes and weighted by the number of objects that have each.
-        attribute_accuracy: share of the annotated objects' attributes found: of an object with n attributes
-            the n most probable ones in its annotated box count.
-        absent_classes, absent_attributes: how many of them no annotated object has.
+        attribute_accuracy: share of the annotated objects' attributes that are predicted: for an object with n
+            attributes, the n most probable ones in its annotated box.
+        absent_classes, absent_attributes: how many of them have no annotated object.
         ap50_by_class, attribute_ap_by_name: of each class and attribute.
     """
 
@@ -51,7 +51,7 @@ class DetectorScores:
         return asdict(self)
 
     def as_text(self) -> str:
-        """Some lines for people; precisions of single classes only where they fit on a screen."""
+        """Lines for the console; precisions by class only where there are at most 20."""
         lines = [f"box AP50            {self.ap50:.3f}", f"weighted box AP50   {self.weighted_ap50:.3f}"]
         lines += _precision_lines(self.ap50_by_class, self.absent_classes, "classes")
         lines.append(f"attribute AP        {self.attribute_ap:.3f}")
@@ -64,17 +64,17 @@ class DetectorScores:
 def _precision_lines(by_name: dict[str, float], absent: int, what: str) -> list[str]:
     lines = [f"  {name:<17} {value:.3f}" for name, value in by_name.items()] if len(by_name) <= 20 else []
     if absent:
-        lines.append(f"  {absent} of {len(by_name)} {what} have no annotated object here; each counts 0")
+        lines.append(f"  {absent} of {len(by_name)} {what} have no annotated object; each counts as 0")
     return lines
 
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What the network says of one image beside what is annotated in it.
+    """The network's predictions for one image together with its annotations.
 
     Attributes:
         classes, scores: (n,) of the detections.
-        matches: (n,) which annotated object each detection would find, or -1.
+        matches: (n,) which annotated object each detection overlaps, or -1.
         object_classes: (t,) of the annotated objects.
         attribute_scores: (t, A) probability of each attribute in each annotated box.
         attributes: (t, A) whether the object has it.
@@ -89,7 +89,7 @@ class ImageResult:
 
 
 def evaluate_detector(detector: Detector, split: DetectionSplit) -> DetectorScores:
-    """Run the detector over a split's images and score its boxes and attributes.
+    """Run the detector on a split's images and score its boxes and attributes.
 
     Raises:
         InputError: an image cannot be read.
@@ -97,38 +97,37 @@ def evaluate_detector(detector: Detector, split: DetectionSplit) -> DetectorScor
     results: list[ImageResult] = []
     with Progress("evaluate detector", len(split.records), "images") as bar:
         for record in split.records:
-            image = read_picture(Path(record["file_name"]))[:, :, ::-1].copy()  # BGR
+            image = to_bgr(read_picture(Path(record["file_name"])))
             objects = np.array([a["bbox"] for a in record["annotations"]], dtype=np.float32).reshape(-1, 4)
-            instances, attribute_scores = _look(detector, image, objects)
+            instances, attribute_scores = _predict(detector, image, objects)
             results.append(image_result(record["annotations"], objects, instances, attribute_scores))
             bar.advance()
     return score(split, results)
 
 
-def _look(detector: Detector, image: np.ndarray, objects: np.ndarray) -> tuple[Instances, np.ndarray]:
-    """What the detector finds in an image, in pixels of the original, and the attributes of the given boxes.
+def _predict(detector: Detector, image: np.ndarray, objects: np.ndarray) -> tuple[Instances, np.ndarray]:
+    """The detections in an image, in pixels of the original, and the attributes of the given boxes.
 
     Args:
         detector: the network.
-        image: (H, W, 3).
+        image: (H, W, 3) BGR.
         objects: (t, 4) boxes in its pixels.
 
     Returns:
-        The detections, and (t, A) attribute probabilities; the class that an attribute is predicted from is the
-        network's own.
+        The detections, and (t, A) attribute probabilities, predicted from the network's own class of each box.
     """
     resized, geometry = detector.resizing(image)
     found = detector.detect(resized, geometry)
     if not len(objects):
         return found, np.zeros((0, detector.model.roi_heads.box_predictor.num_attributes), np.float32)
-    [described] = detector.predict_boxes([resized], [geometry], [torch.from_numpy(objects)])
-    return found, described.attribute_probabilities.cpu().numpy()
+    [found_in_boxes] = detector.predict_boxes([resized], [geometry], [torch.from_numpy(objects)])
+    return found, found_in_boxes.attribute_probabilities.cpu().numpy()
 
 
 def image_result(
     annotations: list[dict[str, Any]], objects: np.ndarray, instances: Instances, attribute_scores: np.ndarray
 ) -> ImageResult:
-    """Lay the detections of an image beside its annotations, of which `objects` are the boxes."""
+    """Match the detections of an image with its annotations, of which `objects` are the boxes."""
     instances = instances.to("cpu")
     classes = instances.pred_classes.numpy()
     object_classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
@@ -140,9 +139,9 @@ def image_result(
 
 
 def score(split: DetectionSplit, results: list[ImageResult]) -> DetectorScores:
-    """The figures of a split from what was found in each of its images."""
+    """The scores of a split from the results of its images."""
     starts = np.cumsum([0, *(len(r.object_classes) for r in results[:-1])])
-    matches = [np.where(r.matches >= 0, r.matches + at, -1) for r, at in zip(results, starts, strict=True)]
+    matches = [np.where(r.matches >= 0, r.matches + start, -1) for r, start in zip(results, starts, strict=True)]
     object_classes = np.concatenate([r.object_classes for r in results])
     attributes = np.concatenate([r.attributes for r in results])
     attribute_scores = np.concatenate([r.attribute_scores for r in results])
@@ -170,10 +169,14 @@ def score(split: DetectionSplit, results: list[ImageResult]) -> DetectorScores:
 
 
 def attribute_accuracy(scores: np.ndarray, attributes: np.ndarray) -> float:
-    """Share of the objects' attributes that are among an object's n most probable ones, n being how many it has.
+    """Share of the objects' attributes that are among the n most probable ones of an object with n attributes.
+
+    >>> attribute_accuracy(np.array([[0.7, 0.2, 0.1]]), np.array([[True, False, True]]))
+    0.5
 
     Args:
-        scores, attributes: (t, A) probabilities, and whether the object has each.
+        scores: (t, A) probabilities of the attributes.
+        attributes: (t, A) whether the object has each.
     """
     order = np.argsort(-scores, axis=1, kind="stable")
     ranked = np.take_along_axis(attributes, order, axis=1)

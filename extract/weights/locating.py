@@ -1,20 +1,39 @@
-"""Finding the weight file that a user means: a path, a URL, or a Hugging Face repository."""
+"""Finding the weight file of a path, a URL, a Hugging Face repository, or a shipped configuration."""
 
 import hashlib
 import re
 from pathlib import Path
 
-from data_tools.errors import InputError
+from data_tools.errors import InputError, UsageError
+from extract.choices import DEFAULT_WEIGHTS, OTHER_WEIGHTS, RANDOM_WEIGHTS
 from extract.weights.downloads import download
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")  # OWNER/NAME on the Hugging Face hub
 REPOSITORY_FILE = "pytorch_model.bin"
 
 
-def find_weights(spec: str) -> Path:
-    """The weight file that `spec` means: a path, a URL, or a Hugging Face repository.
+def find_weights_of(config: str, spec: str | None) -> Path | None:
+    """The weight file for a configuration; None for a random network.
 
-    What is fetched is fetched once, then cached.
+    Args:
+        config: name of a shipped configuration, or a YAML file.
+        spec: see `find_weights`; `random` for an untrained network; None for the configuration's default.
+
+    Raises:
+        UsageError: `spec` is None and the configuration has no default; the message says what to give.
+        InputError: see `find_weights`.
+    """
+    spec = spec or DEFAULT_WEIGHTS.get(config)
+    if spec is None:
+        files = OTHER_WEIGHTS.get(config)
+        raise UsageError(f"--config {config} needs --weights FILE" + (f": {files}" if files else ""))
+    return None if spec == RANDOM_WEIGHTS else find_weights(spec)
+
+
+def find_weights(spec: str) -> Path:
+    """The weight file of a path, a URL, or a Hugging Face repository (OWNER/NAME).
+
+    A download is cached and not repeated.
 
     Raises:
         InputError: there is no such file, or it cannot be fetched and is not in the cache.
@@ -32,8 +51,8 @@ def find_weights(spec: str) -> Path:
         return Path(hf_hub_download(spec, REPOSITORY_FILE))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise InputError(
-            f"{spec}: no such file here, and {REPOSITORY_FILE} of that Hugging Face repository could not be "
-            f"fetched ({type(error).__name__}); fetch it where there is a network and give its path by --weights"
+            f"{spec}: no such file, and {REPOSITORY_FILE} of that Hugging Face repository could not be fetched "
+            f"({type(error).__name__}); fix: download it elsewhere and give its path by --weights"
         ) from None
 
 

@@ -114,7 +114,8 @@ def test_train_resume_evaluate_explain(
     assert f"rsum {document['rsum']:.1f}" in table
 
     picture = tmp_path / "explained.png"
-    chan("explain", run, *data, "--split", "test", "--out", picture)
+    explained = json.loads(chan("explain", run, *data, "--split", "test", "--out", picture, "--json").out)
+    assert explained == {"file": str(picture), "captions": 8}
     with Image.open(picture) as image:
         assert image.width > 1000
         assert image.height > 8 * 280

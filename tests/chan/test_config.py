@@ -1,4 +1,6 @@
+from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,31 +12,101 @@ from chan.config import (
     override,
     read_config,
     save_config,
+    with_table,
 )
-from chan.model.chan import build_model
-from chan.text.tokenizers import VocabularyTokenizer
-from data_tools.captions.vocabulary import SPECIAL, Vocabulary
+from chan.keys import keys_of, with_value
 from data_tools.configs import config_folder
 from data_tools.errors import InputError, UsageError
 
 SHIPPED = sorted(path.stem for path in config_folder("chan").glob("*.yaml"))
 
+PAPER: dict[str, Any] = {
+    "model.dim": 1024,
+    "model.coding": "vha",
+    "model.alpha": 0.1,
+    "model.pooling": "lse",
+    "model.beta": 0.1,
+    "model.image.dim": None,
+    "model.image.encoder": "selfattention",
+    "model.image.normalise": True,
+    "model.text.encoder": "bigru",
+    "model.text.word_dim": 300,
+    "model.text.word_vectors": None,
+    "model.text.bert": "bert-base-uncased",
+    "model.text.normalise": True,
+    "loss.name": "contrastive",
+    "loss.margin": 0.05,
+    "loss.temperature": 0.01,
+    "loss.warmup_epochs": 1,
+    "loss.mask_duplicates": True,
+    "data.vocab": None,
+    "data.cache": "auto",
+    "data.region_keep_prob": 0.8,
+    "data.token_change_prob": 0.2,
+    "data.workers": 4,
+    "train.epochs": 25,
+    "train.batch_size": 384,
+    "train.lr": 5e-4,
+    "train.schedule": "step",
+    "train.lr_decay": 0.1,
+    "train.lr_decay_epoch": 15,
+    "train.text_lr_factor": 0.1,
+    "train.weight_decay": 0.01,
+    "train.clip": 2.0,
+    "train.precision": "fp32",
+    "train.grad_cache_chunks": 1,
+    "train.patience": None,
+    "train.seed": 2022,
+}
+BERT = {
+    "model.pooling": "mean",
+    "model.image.encoder": "basic",
+    "model.text.encoder": "bert",
+    "train.batch_size": 128,
+    "train.weight_decay": 1e-4,
+}
+FLICKR8K = {
+    "model.dim": 512,
+    "loss.warmup_epochs": 15,
+    "data.workers": 0,
+    "train.epochs": 15,
+    "train.batch_size": 128,
+    "train.lr_decay_epoch": 10,
+}
+SCENES = {
+    "model.dim": 256,
+    "model.text.word_dim": 128,
+    "loss.warmup_epochs": 8,
+    "data.workers": 0,
+    "train.epochs": 12,
+    "train.batch_size": 64,
+    "train.lr": 1e-3,
+    "train.lr_decay_epoch": 9,
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "bigru": {},
+    "coco_bigru": {},
+    "f30k_bigru": {},
+    "bert": BERT,
+    "coco_bert": BERT,
+    "f30k_bert": BERT,
+    "flickr8k": FLICKR8K,
+    "scenes": SCENES,
+}
+"""Every shipped configuration, by what differs from the paper's with BiGRU."""
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_configurations_load_and_build(name: str) -> None:
-    config = load_config(name)
-    reader = VocabularyTokenizer(Vocabulary([*SPECIAL, "word"]))
-    model = build_model(config.model, 64, reader, pretrained=False)
-    assert model.image_encoder.fc.weight.shape == (config.model.dim, 64)
+
+def values(config: Config) -> dict[str, Any]:
+    return {found.name: found.value for found in keys_of(config)}
 
 
-def test_the_recipes_are_the_papers() -> None:
-    bigru, bert = load_config("f30k_bigru"), load_config("coco_bert")
-    assert (bigru.train.batch_size, bigru.train.weight_decay, bigru.model.pooling) == (384, 0.01, "lse")
-    assert (bert.train.batch_size, bert.train.weight_decay, bert.model.pooling) == (128, 1e-4, "mean")
-    for config in (bigru, bert):
-        assert (config.train.epochs, config.train.lr, config.train.lr_decay_epoch) == (25, 5e-4, 15)
-        assert (config.loss.margin, config.loss.warmup_epochs, config.model.dim) == (0.05, 1, 1024)
+def test_every_shipped_configuration_is_listed() -> None:
+    assert sorted(RECIPES) == SHIPPED
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_shipped_configurations_have_their_values(name: str) -> None:
+    assert values(load_config(name)) == PAPER | RECIPES[name]
 
 
 def test_later_values_win(tmp_path: Path) -> None:
@@ -42,6 +114,50 @@ def test_later_values_win(tmp_path: Path) -> None:
     path.write_text("model: {dim: 64, pooling: mean}\n")
     config = load_config(str(path), ["model.dim=32", "train.lr=1e-3"])
     assert (config.model.dim, config.model.pooling, config.train.lr) == (32, PoolingName.mean, 1e-3)
+
+
+def test_a_base_is_beneath_the_file_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "below.yaml").write_text("model: {dim: 64, alpha: 0.3}\n")
+    (tmp_path / "own.yaml").write_text("base: below\nmodel: {dim: 32}\n")
+    expected = override(Config(), ["model.dim=32", "model.alpha=0.3"])
+    assert load_config(str(tmp_path / "own.yaml")) == expected
+    (tmp_path / "other.yaml").write_text("base: scenes\ntrain: {lr: 0.5}\n")
+    assert load_config(str(tmp_path / "other.yaml")) == load_config("scenes", ["train.lr=0.5"])
+
+
+@pytest.mark.parametrize(
+    ("base", "part"),
+    [
+        ("own", "own.yaml has a base itself"),
+        ("scenes2", "scenes2.yaml"),
+        ("../below", "../below"),
+        ("[scenes]", "scenes"),
+    ],
+)
+def test_a_wrong_base_is_named_in_one_line(base: str, part: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(f"base: {base}\n")
+    with pytest.raises(InputError) as error:
+        load_config(str(path))
+    assert str(error.value).startswith(f"{path}: base: ")
+    assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_configuration_of_a_run_reads_no_other_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("base: scenes\n")
+    with pytest.raises(InputError, match="base"):
+        read_config(path)
+
+
+def test_nothing_changes_a_configuration() -> None:
+    config = Config()
+    with pytest.raises(FrozenInstanceError):
+        config.model.image.dim = 7  # type: ignore[misc]
+    other = with_value(config, "model.image.dim", 7)
+    assert (config.model.image.dim, other.model.image.dim) == (None, 7)
+    assert differing_keys(config, other) == ["model.image.dim"]
 
 
 def test_saved_and_read_again(tmp_path: Path) -> None:
@@ -59,13 +175,16 @@ def test_differing_keys() -> None:
     ("argument", "parts"),
     [
         ("model.dimension=8", ["model.dimension"]),
+        ("train.epoch=3", ["train.epoch", "train.epochs"]),
+        ("trian.lr=3", ["trian", "train.lr"]),
         ("model.dim=big", ["model.dim", "big"]),
         ("model.dim=12", ["model.dim", "multiple of 8"]),
+        ("model.image.dim=0", ["model.image.dim", "null or above 0"]),
         ("model.pooling=median", ["model.pooling", "median", "softmax"]),
         ("model.text.encoder=elmo", ["model.text.encoder", "bigru", "bert"]),
         ("loss.temperature=0", ["loss.temperature", "above 0"]),
         ("data.region_keep_prob=1.2", ["data.region_keep_prob", "from 0 to 1"]),
-        ("train.batch_size=1", ["train.batch_size"]),
+        ("train.batch_size=1", ["train.batch_size", "2 or more"]),
         ("train.epochs", ["key=value"]),
         ("train.lr=[", ["train.lr"]),
         ("data.vocab=${nothing}", ["data.vocab"]),
@@ -97,3 +216,13 @@ def test_wrong_files_are_named_in_one_line(text: str, part: str, tmp_path: Path)
     assert "\n" not in str(error.value)
     assert str(path) in str(error.value)
     assert part in str(error.value)
+
+
+def test_the_documented_keys_are_those_of_the_code() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "chan.md").read_text()
+    assert with_table(document) == document  # else: python -m chan.config docs/chan.md
+    for found in keys_of(Config()):
+        assert f"| `{found.name}` | " in document
+        assert "|" not in found.help
+    with pytest.raises(ValueError, match="keys"):
+        with_table("no markers")

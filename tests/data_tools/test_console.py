@@ -26,3 +26,13 @@ def test_a_failure_has_no_last_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="broken"), Progress("reading", 3, "images"):
         raise ValueError("broken")
     assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with Progress("reading", 3, "images") as progress:
+        progress.advance(3, note="done")
+    error = capsys.readouterr().err
+    assert "reading" in error
+    assert "3/3" in error
+    assert "images/s" in error

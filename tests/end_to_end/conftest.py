@@ -5,9 +5,10 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from data_tools.store.schema import Block, StoreSchema
 from data_tools.store.writing import write_store
-from PIL import Image
 
 WHO, WHAT = ("a man", "two dogs", "a girl in red", "an old boat"), ("on the grass", "by the sea", "in a street")
 REGIONS, DIM, HEIGHT, WIDTH = 4, 8, 48, 64

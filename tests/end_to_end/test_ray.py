@@ -69,7 +69,7 @@ def images(tmp_path_factory):
 def command(images, output, *more):
     return [
         str(BIN / "extract-features"), str(images), "--config", "scenes", "--weights", "random", "--workers", "0",
-        "--part-size", str(PART), "--output", str(output), *more,
+        "--part-size", str(PART), "--out", str(output), *more,
     ]  # fmt: skip
 
 

@@ -18,19 +18,23 @@ def run(monkeypatch, capsys, command, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("absent",), 1, "absent: no such folder of images"),
+        (("absent",), 1, "absent: no such folder or list of images"),
         ((".", "--config", "nothing"), 1, "nothing: no such configuration file"),
         ((".", "--config", "scenes"), 2, "--config scenes needs --weights"),
         ((".", "--config", "scenes", "--weights", "absent.pth"), 1, "absent.pth: no such weight file"),
         ((".", "--num-boxes", "3", "--min-boxes", "2"), 2, "give either --num-boxes or"),
         ((".", "--min-boxes", "20", "--max-boxes", "10"), 2, "go together"),
-        ((".", "--config", "scenes", "--weights", "random", "--output", ".."), 2, "--output ..: expected a file"),
+        (
+            (".", "--config", "scenes", "--weights", "random", "--out", ".."),
+            2,
+            "..: expected a file for the store",
+        ),
         ((".", "--shard", "3/2"), 2, "--shard 3/2: expected I/N"),
         ((".", "--overwrite", "--shard", "1/2"), 2, "--overwrite would discard other shards' parts"),
         (
             (".", "--config", "scenes", "--weights", "random", "--boxes", "x.json", "--selection", "detectron2"),
             2,
-            "--boxes gives every box",
+            "--boxes gives all regions",
         ),
         ((".", "--ray-address", "auto"), 2, "--ray-address goes with --engine ray"),
         ((".", "--config", "scenes", "--weights", "random", "--precision", "tf32"), 2, "tf32 needs a GPU"),

@@ -12,26 +12,26 @@ from data_tools.errors import InputError
 
 
 def test_batches_hold_images_and_captions_in_order(dataset: Path) -> None:
-    opened = open_split(dataset, "dev", None)
-    images = image_batch(opened, np.array([3, 1, 2]))
-    expected = [opened.regions(image) for image in (3, 1, 2)]
+    feature_split = open_split(dataset, "dev", None)
+    images = image_batch(feature_split, np.array([3, 1, 2]))
+    expected = [feature_split.gather(np.array([image])) for image in (3, 1, 2)]
     assert images.lengths.tolist() == [len(rows) for rows in expected]
     assert torch.equal(images.rows, torch.from_numpy(np.concatenate(expected)))
 
-    reader = VocabularyTokenizer(Vocabulary.build(opened.split.captions, threshold=1))
-    read = read_captions(opened, reader)
-    captions = caption_batch(read, reader, np.array([3, 2]))
-    spelled = reader.words([opened.split.captions[caption] for caption in (3, 2)])
+    tokenizer = VocabularyTokenizer(Vocabulary.build(feature_split.split.captions, threshold=1))
+    read = read_captions(feature_split, tokenizer)
+    captions = caption_batch(read, tokenizer, np.array([3, 2]))
+    spelled = tokenizer.words([feature_split.split.captions[caption] for caption in (3, 2)])
     assert captions.rows.tolist() == [index for words in spelled for _, own in words for index in own]
     assert captions.lengths.tolist() == [len(words) for words in spelled]
-    assert caption_lengths(read, reader)[[3, 2]].tolist() == captions.lengths.tolist()
+    assert caption_lengths(read, tokenizer)[[3, 2]].tolist() == captions.lengths.tolist()
 
 
 def test_lengths_count_what_bert_puts_around_a_caption(dataset: Path, bert_folder: str) -> None:
-    opened, reader = open_split(dataset, "dev", None), BertTokenizer(bert_folder)
-    read = read_captions(opened, reader)
-    captions = caption_batch(read, reader, np.arange(len(read)))
-    assert caption_lengths(read, reader).tolist() == captions.lengths.tolist()
+    feature_split, tokenizer = open_split(dataset, "dev", None), BertTokenizer(bert_folder)
+    read = read_captions(feature_split, tokenizer)
+    captions = caption_batch(read, tokenizer, np.arange(len(read)))
+    assert caption_lengths(read, tokenizer).tolist() == captions.lengths.tolist()
 
 
 def test_an_image_without_regions_is_named(dataset: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from chan.build import build_model
 from chan.config import ModelConfig
 from chan.data.splits import FeatureSplit, caption_batch, check_dim, image_batch, open_split, read_captions
 from chan.evaluation import evaluate as evaluation
@@ -16,7 +17,6 @@ from chan.evaluation.evaluate import (
     of_embeddings,
 )
 from chan.evaluation.recall import measure, of_matrix
-from chan.model.chan import build_model
 from chan.packing import pack
 from chan.text.tokenizers import BertTokenizer, VocabularyTokenizer
 from data_tools.captions.vocabulary import Vocabulary
@@ -46,7 +46,7 @@ def test_scores_are_those_of_single_pairs(opened: FeatureSplit, monkeypatch: pyt
     for image, caption in [(0, 0), (3, 17), (5, 29), (1, 4)]:
         words = reader.words([opened.split.captions[caption]])[0]
         ids = torch.tensor([index for _, own in words for index in own])
-        alone = model(pack([torch.from_numpy(opened.regions(image))]), pack([ids]))
+        alone = model(pack([torch.from_numpy(opened.gather(np.array([image])))]), pack([ids]))
         torch.testing.assert_close(scores[image, caption], alone[0, 0], rtol=1e-4, atol=1e-4)
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from chan.build import build_model
 from chan.config import ModelConfig
 from chan.data.splits import open_split
-from chan.model.chan import build_model
 from chan.packing import pack
 from chan.retrieval.explanation import explain, image_files, is_content_word, picked_regions
 from chan.text.tokenizers import VocabularyTokenizer
@@ -42,13 +42,13 @@ def test_rows_name_the_best_images_and_the_picked_boxes(dataset: Path) -> None:
             words = model.text_encoder(pack([torch.tensor(ids)]))
             scores = []
             for image in range(6):
-                regions = model.image_encoder(pack([torch.from_numpy(opened.regions(image))]))
+                regions = model.image_encoder(pack([torch.from_numpy(opened.gather(np.array([image])))]))
                 scores.append(model.score(regions, words).item())
             best = np.argsort(scores)[::-1][:3]
             assert [answer.file.stem for answer in row.answers] == [opened.split.image_ids[i] for i in best]
             assert [answer.correct for answer in row.answers] == (best == caption // 5).tolist()
             assert row.rank == 1 + sum(score > scores[caption // 5] for score in scores)
-            regions = model.image_encoder(pack([torch.from_numpy(opened.regions(best[0]))]))
+            regions = model.image_encoder(pack([torch.from_numpy(opened.gather(np.array([best[0]])))]))
             picked = (words.rows @ regions.rows.T).argmax(1)[row.content]
             np.testing.assert_array_equal(row.answers[0].boxes, opened.boxes(best[0])[picked])
 

@@ -1,29 +1,29 @@
 import pytest
 from transformers import AutoTokenizer
 
-from chan.text.tokenizers import BertTokenizer, VocabularyTokenizer, read_words
+from chan.text.tokenizers import BertTokenizer, VocabularyTokenizer, tokenize_captions
 from data_tools.captions.vocabulary import Vocabulary
 from data_tools.errors import InputError
 
 CAPTIONS = ["A red square .", "", "a a"]
 
 
-def reader() -> VocabularyTokenizer:
+def tokenizer() -> VocabularyTokenizer:
     return VocabularyTokenizer(Vocabulary(["<pad>", "<start>", "<end>", "<unk>", "a", "red"]))
 
 
 def test_vocabulary_words_and_ids() -> None:
-    assert reader().words(CAPTIONS[:1]) == [
+    assert tokenizer().words(CAPTIONS[:1]) == [
         [("<start>", [1]), ("a", [4]), ("red", [5]), ("square", [3]), (".", [3]), ("<end>", [2])]
     ]
 
 
 def test_the_mask_ends_the_vocabulary() -> None:
-    assert (reader().mask, reader().size) == (6, 7)
+    assert (tokenizer().mask_id, tokenizer().vocab_size) == (6, 7)
 
 
 def test_captions_are_found_again() -> None:
-    words = read_words(reader(), CAPTIONS)
+    words = tokenize_captions(tokenizer(), CAPTIONS)
     assert len(words) == 3
     assert words.caption(0) == [[1], [4], [5], [3], [3], [2]]
     assert words.caption(1) == [[1], [2]]
@@ -35,11 +35,11 @@ def test_bert_pieces_by_word(bert_folder: str) -> None:
     bert = BertTokenizer(bert_folder)
     words = bert.words([caption])[0]
     assert [word for word, _ in words][:3] == ["A", "snowboarder", "'"]
-    tokenizer = AutoTokenizer.from_pretrained(bert_folder)
+    own = AutoTokenizer.from_pretrained(bert_folder)
     ids = [*bert.prefix, *(piece for _, pieces in words for piece in pieces), *bert.suffix]
-    assert ids == tokenizer(caption)["input_ids"]
+    assert ids == own(caption)["input_ids"]
     assert any(len(pieces) > 1 for _, pieces in words)
-    assert tokenizer.convert_ids_to_tokens([bert.mask]) == ["[MASK]"]
+    assert own.convert_ids_to_tokens([bert.mask_id]) == ["[MASK]"]
 
 
 def test_bert_cuts_what_is_too_long(bert_folder: str) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from chan.text.word_vectors import read_word_vectors, spellings, start_with_word_vectors
+from chan.text.word_vectors import initialise_word_vectors, read_word_vectors, spellings
 from data_tools.errors import InputError
 
 GLOVE = "cat 1 2 3\ndog -1 0.5 1e-2\nnew york 7 7 7\nxray 4 5 6\nand 0 0 1\n"
@@ -46,7 +46,7 @@ def test_words_without_a_vector_are_drawn_from_a_normal_distribution(tmp_path: P
     words = ["cat", "x-ray", "and/or", *(f"word{n}" for n in range(4000))]
     embed = torch.nn.Embedding(len(words), 3)
     torch.nn.init.zeros_(embed.weight)
-    assert start_with_word_vectors(embed, words, written(tmp_path, ".txt")) == 3
+    assert initialise_word_vectors(embed, words, written(tmp_path, ".txt")) == 3
     assert embed.weight[:3].tolist() == [[1, 2, 3], [4, 5, 6], [0, 0, 1]]
     rest = embed.weight[3:].detach()
     assert rest.mean().item() == pytest.approx(0, abs=0.03)

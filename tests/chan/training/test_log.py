@@ -1,15 +1,16 @@
 import json
+from contextlib import closing
 from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from chan.training.log import Metrics
+from chan.training.log import TrainingLog
 
 
 def test_lines_and_events_hold_the_same_numbers(tmp_path: Path) -> None:
-    with Metrics(tmp_path, 0) as metrics:
-        metrics.write("train", 10, 0, {"loss": 2.0})
-        metrics.write("dev", 10, 0, {"rsum": 50.0, "i2t": {"r1": 3.0}})
+    with closing(TrainingLog(tmp_path, 0)) as log:
+        log.write("train", 10, 0, {"loss": 2.0})
+        log.write("dev", 10, 0, {"rsum": 50.0, "i2t": {"r1": 3.0}})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == [
         {"kind": "train", "step": 10, "epoch": 0, "loss": 2.0},
@@ -21,12 +22,12 @@ def test_lines_and_events_hold_the_same_numbers(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_drops_what_it_repeats(tmp_path: Path) -> None:
-    with Metrics(tmp_path, 0) as metrics:
+    with closing(TrainingLog(tmp_path, 0)) as log:
         for step in (10, 20, 30):
-            metrics.write("train", step, 0, {"loss": float(step)})
+            log.write("train", step, 0, {"loss": float(step)})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # what a crash leaves
-    with Metrics(tmp_path, 20) as metrics:
-        metrics.write("train", 30, 1, {"loss": 1.0})
+    with closing(TrainingLog(tmp_path, 20)) as log:
+        log.write("train", 30, 1, {"loss": 1.0})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(10, 10.0), (20, 20.0), (30, 1.0)]

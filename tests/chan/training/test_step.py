@@ -1,21 +1,22 @@
-"""A step in parts, and in two processes, against the step of the whole batch in one."""
+"""A step in chunks, and in two processes, against the step of the whole batch in one process."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing
+from torch.multiprocessing.spawn import start_processes
 
 from chan.data.batches import Batch
 from chan.model.chan import Chan
 from chan.model.image_encoders import ImageEncoder
 from chan.model.text_encoders import BertEncoder, BiGRUEncoder
-from chan.packing import pack
+from chan.packing import Packed, pack
 from chan.scoring.pairwise import Scoring
-from chan.training.distributed import Ranks, joined
-from chan.training.losses import contrastive, infonce
+from chan.training.distributed import Ranks, process_group
+from chan.training.losses import Criterion, contrastive, infonce
 from chan.training.optimizer import make_optimizer
-from chan.training.step import TrainingStep, make_scaler
+from chan.training.step import TrainingStep
 
 CPU = torch.device("cpu")
 PAIRS, FEATURES, WORDS, DIM = 7, 10, 20, 16
@@ -30,7 +31,7 @@ def make_batch() -> Batch:
     return Batch(images, captions, torch.tensor([0, 1, 2, 1, 3, 4, 0]))
 
 
-def build_step(coding: str, bert: bool = False, **options) -> TrainingStep:
+def build_step(coding: str, bert: bool = False, **options: Any) -> TrainingStep:
     torch.manual_seed(0)
     text: BiGRUEncoder | BertEncoder = BiGRUEncoder(WORDS, 6, DIM)
     if bert:
@@ -39,9 +40,7 @@ def build_step(coding: str, bert: bool = False, **options) -> TrainingStep:
         sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
         text = BertEncoder(BertModel(BertConfig(vocab_size=WORDS, **sizes)), DIM)
     model = Chan(ImageEncoder(FEATURES, DIM, "selfattention"), text, Scoring(coding)).train()
-    optimizer = make_optimizer(model, 1e-2, 0.1, 0.01)
-    precision = options.get("precision", "fp32")
-    return TrainingStep(model, optimizer, make_scaler(precision, CPU), CPU, **options)
+    return TrainingStep(model, make_optimizer(model, 1e-2, 0.1, 0.01), CPU, **options)
 
 
 def hardest(scores: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
@@ -52,41 +51,46 @@ def information(scores: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
     return infonce(scores, negatives, 0.1, 0.5)
 
 
-def gradients(stepper: TrainingStep) -> dict[str, torch.Tensor]:
-    return {name: p.grad.clone() for name, p in stepper.model.named_parameters()}
+def gradient_of(parameter: torch.Tensor) -> torch.Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def gradients(step: TrainingStep) -> dict[str, torch.Tensor]:
+    return {name: gradient_of(p).clone() for name, p in step.model.named_parameters()}
 
 
 @pytest.mark.parametrize("criterion", [hardest, information])
-@pytest.mark.parametrize("parts", [2, 3, 100])
+@pytest.mark.parametrize("chunks", [2, 3, 100])
 @pytest.mark.parametrize("coding", ["vha", "t2i"])
-def test_parts_give_the_gradient_of_the_whole(coding: str, parts: int, criterion) -> None:
-    whole, cut = build_step(coding), build_step(coding, parts=parts)
+def test_chunks_give_the_gradient_of_the_whole(coding: str, chunks: int, criterion: Criterion) -> None:
+    whole, chunked = build_step(coding), build_step(coding, grad_cache_chunks=chunks)
     batch = make_batch()
-    losses = [stepper.gradients(batch, criterion, seed=5) for stepper in (whole, cut)]
+    losses = [step.gradients(batch, criterion, seed=5) for step in (whole, chunked)]
     torch.testing.assert_close(losses[0], losses[1])
     assert losses[0] > 0
     expected = gradients(whole)
-    for name, found in gradients(cut).items():
+    for name, found in gradients(chunked).items():
         torch.testing.assert_close(found, expected[name], rtol=1e-4, atol=1e-5)
 
 
-def test_both_passes_of_a_part_drop_the_same() -> None:
+def test_both_passes_of_a_chunk_drop_the_same() -> None:
     """BERT's dropout is drawn twice; were the draws different, the loss's gradient would not be this one's."""
-    stepper, batch = build_step("vha", bert=True, parts=2), make_batch()
+    step, batch = build_step("vha", bert=True, grad_cache_chunks=2), make_batch()
     drawn: list[list[torch.Tensor]] = []
-    embed = stepper._embed
+    embed = step._embed
 
-    def remembered(*arguments):
-        found = embed(*arguments)
+    def remembered(encoders: torch.nn.Module, batch: Batch, seed: int) -> tuple[Packed, Packed]:
+        found = embed(encoders, batch, seed)
         drawn.append([side.rows.detach() for side in found])
         return found
 
-    stepper._embed = remembered  # type: ignore[method-assign]
-    stepper.gradients(batch, hardest, seed=5)
+    step._embed = remembered  # type: ignore[method-assign]
+    step.gradients(batch, hardest, seed=5)
     for first, second in zip(drawn[:2], drawn[2:], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    stepper.model.eval()
-    assert not torch.equal(embed(stepper.encoders, batch.split(2)[0], 5)[1].rows, drawn[0][1])
+    step.model.eval()
+    assert not torch.equal(embed(step.encoders, batch.split(2)[0], 5)[1].rows, drawn[0][1])
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("bf16", 0.1), ("fp16", 0.02)])
@@ -94,7 +98,7 @@ def test_mixed_precision_comes_close(precision: str, bound: float) -> None:
     exact, mixed = build_step("vha"), build_step("vha", precision=precision)
     mixed.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, enabled=precision == "fp16")
     batch = make_batch()
-    losses = [stepper.gradients(batch, information, seed=5) for stepper in (exact, mixed)]
+    losses = [step.gradients(batch, information, seed=5) for step in (exact, mixed)]
     torch.testing.assert_close(losses[0], losses[1], rtol=bound, atol=0)
     assert losses[0] != losses[1]
     assert all(p.dtype == torch.float32 for p in mixed.model.parameters())
@@ -105,27 +109,27 @@ def test_mixed_precision_comes_close(precision: str, bound: float) -> None:
 
 
 def test_an_overflow_in_fp16_skips_the_step_and_halves_the_scale() -> None:
-    stepper, batch = build_step("vha", precision="fp16"), make_batch()
-    before = {name: value.clone() for name, value in stepper.model.state_dict().items()}
-    stepper.take(batch, lambda scores, negatives: information(scores, negatives) * 1e38, seed=5)
-    assert stepper.scaler.get_scale() == 2.0**15
-    assert all(torch.equal(value, before[name]) for name, value in stepper.model.state_dict().items())
+    step, batch = build_step("vha", precision="fp16"), make_batch()
+    before = {name: value.clone() for name, value in step.model.state_dict().items()}
+    step(batch, lambda scores, negatives: information(scores, negatives) * 1e38, seed=5)
+    assert step.scaler.get_scale() == 2.0**15
+    assert all(torch.equal(value, before[name]) for name, value in step.model.state_dict().items())
 
 
 def test_the_gradient_is_clipped() -> None:
-    stepper = build_step("vha", clip=1e-3)
-    stepper.take(make_batch(), hardest, seed=5)
-    total = torch.stack([p.grad.norm() for p in stepper.model.parameters()]).norm()
+    step = build_step("vha", clip=1e-3)
+    step(make_batch(), hardest, seed=5)
+    total = torch.stack([gradient_of(p).norm() for p in step.model.parameters()]).norm()
     assert total.item() == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_shares_are_consecutive_and_even() -> None:
-    shares = [Ranks(rank, 3).share(list(range(8))) for rank in range(3)]
-    assert shares == [[0, 1, 2], [3, 4, 5], [6, 7]]
+def test_shards_are_consecutive_and_even() -> None:
+    shards = [Ranks(rank, 3).shard(list(range(8))) for rank in range(3)]
+    assert shards == [[0, 1, 2], [3, 4, 5], [6, 7]]
 
 
-def share_of(batch: Batch, ranks: Ranks) -> Batch:
-    own = ranks.share(list(range(PAIRS)))
+def shard_of(batch: Batch, ranks: Ranks) -> Batch:
+    own = ranks.shard(list(range(PAIRS)))
     first, last = own[0], own[-1] + 1
     return Batch(
         batch.images.slice(first, last), batch.captions.slice(first, last), batch.image_of_pair[first:last]
@@ -133,25 +137,25 @@ def share_of(batch: Batch, ranks: Ranks) -> Batch:
 
 
 def one_process(rank: int, port: int, folder: str) -> None:
-    """What a process of two does: the gradient of its share, and two steps."""
+    """What each of two processes does: the gradient of its shard, and two steps."""
     import os
 
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     found = {}
-    with joined(CPU) as (ranks, _):
-        batch = share_of(make_batch(), ranks)
+    with process_group(CPU) as (ranks, _):
+        batch = shard_of(make_batch(), ranks)
         for coding in ("vha", "vsa"):
-            for parts in (1, 2):
+            for chunks in (1, 2):
                 for name, criterion in (("hardest", hardest), ("information", information)):
-                    stepper = build_step(coding, parts=parts, ranks=ranks)
-                    loss = stepper.gradients(batch, criterion, seed=5)
-                    found[f"{coding} {parts} {name}"] = (loss, gradients(stepper))
-        stepper = build_step("vha", ranks=ranks)
+                    step = build_step(coding, grad_cache_chunks=chunks, ranks=ranks)
+                    loss = step.gradients(batch, criterion, seed=5)
+                    found[f"{coding} {chunks} {name}"] = (loss, gradients(step))
+        step = build_step("vha", ranks=ranks)
         for seed in range(2):
-            stepper.take(batch, hardest, seed)
-        found["weights"] = (loss, dict(stepper.model.state_dict()))
+            step(batch, hardest, seed)
+        found["weights"] = (loss, dict(step.model.state_dict()))
         assert ranks.broadcast(rank) == 0
     torch.save(found, Path(folder) / f"{rank}.pt")
 
@@ -162,16 +166,16 @@ def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.start_processes(one_process, (port, str(tmp_path)), nprocs=2, start_method="fork")
+    start_processes(one_process, (port, str(tmp_path)), nprocs=2, start_method="fork")
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for coding in ("vha", "vsa"):
         for name, criterion in (("hardest", hardest), ("information", information)):
             alone = build_step(coding)
             loss = alone.gradients(make_batch(), criterion, seed=5)
             expected = gradients(alone)
-            for parts in (1, 2):
+            for chunks in (1, 2):
                 for rank in range(2):
-                    theirs, gradient = found[rank][f"{coding} {parts} {name}"]
+                    theirs, gradient = found[rank][f"{coding} {chunks} {name}"]
                     torch.testing.assert_close(theirs, loss)
                     for parameter, value in gradient.items():
                         torch.testing.assert_close(value, expected[parameter], rtol=1e-4, atol=1e-5)

@@ -29,7 +29,7 @@ def test_parts_cut_the_list_by_position(tmp_path):
     cut = parts(tmp_path)
     assert cut.count == 3
     assert [list(cut.span(part)) for part in range(3)] == [[0, 1], [2, 3], [4]]
-    assert cut.missing() == [0, 1, 2]
+    assert cut.present() == {}
 
 
 def test_joined_parts_hold_every_row_in_order_and_are_gone(tmp_path, blocks):
@@ -37,8 +37,10 @@ def test_joined_parts_hold_every_row_in_order_and_are_gone(tmp_path, blocks):
     written = blocks
     for part in (2, 0, 1):
         cut.write(part, written[part])
-    assert cut.missing() == []
-    cut.join()
+    present = cut.present()
+    assert sorted(present) == [0, 1, 2]
+    joined = cut.join(present)
+    assert (joined.image_ids, joined.counts.tolist()) == (["a", "b", "c", "dd", "e"], [2, 1, 0, 3, 1])
     with FeatureStore(cut.file) as store:
         assert store.image_ids == ["a", "b", "c", "dd", "e"]
         assert store.provenance == PROVENANCE
@@ -71,7 +73,7 @@ def test_failures_of_all_parts_are_joined(tmp_path, make_block):
 def test_a_part_of_another_run_is_refused_and_says_what_changed(tmp_path, images, size, changes, message, blocks):
     parts(tmp_path).write(0, blocks[0])
     with pytest.raises(InputError, match=message):
-        parts(tmp_path, images, size, **changes).missing()
+        parts(tmp_path, images, size, **changes).present()
 
 
 def test_joining_needs_room_on_the_disk(tmp_path, monkeypatch, blocks):
@@ -79,9 +81,9 @@ def test_joining_needs_room_on_the_disk(tmp_path, monkeypatch, blocks):
     cut.write(0, blocks[0])
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
-    with pytest.raises(InputError, match="make room and run the same command again"):
+    with pytest.raises(InputError, match="fix: free space"):
         cut.join()
-    assert cut.missing() == []
+    assert sorted(cut.present()) == [0]
 
 
 def test_a_failed_write_leaves_no_part(tmp_path, make_block):
@@ -90,7 +92,7 @@ def test_a_failed_write_leaves_no_part(tmp_path, make_block):
     wrong.regions["boxes"] = np.zeros((7, 4), np.float32)
     with pytest.raises(TypeError):
         cut.write(0, wrong)
-    assert cut.missing() == [0]
+    assert cut.present() == {}
     assert list(cut.folder.iterdir()) == []
 
 

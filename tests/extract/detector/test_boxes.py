@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extract.detector.boxes import CaffeBoxTransform, clip, ending_one_later, nms, overlaps, sides
+from extract.detector.boxes import CaffeBoxTransform, clip, ending_one_later, nms, sides, suppresses
 
 DIALECTS = pytest.mark.parametrize("inclusive", [True, False], ids=["caffe", "detectron2"])
 
@@ -19,7 +19,7 @@ def loop_iou(a, b, inclusive):
     return shared / (sum(areas) - shared)
 
 
-def suppresses(a, b, threshold, inclusive):
+def loop_suppresses(a, b, threshold, inclusive):
     iou = loop_iou(a, b, inclusive)
     return iou >= threshold if inclusive else iou > threshold
 
@@ -27,7 +27,7 @@ def suppresses(a, b, threshold, inclusive):
 def loop_nms(boxes, scores, threshold, inclusive):
     kept = []
     for row in sorted(range(len(boxes)), key=lambda i: -scores[i]):
-        if not any(suppresses(boxes[row], boxes[best], threshold, inclusive) for best in kept):
+        if not any(loop_suppresses(boxes[row], boxes[best], threshold, inclusive) for best in kept):
             kept.append(row)
     return kept
 
@@ -41,9 +41,9 @@ threshold = st.sampled_from([0.25, 0.5, 0.75])
 @DIALECTS
 @settings(max_examples=200, deadline=None)
 @given(boxes=st.lists(box, min_size=1, max_size=25), threshold=threshold)
-def test_overlaps_are_those_of_the_loop(inclusive, boxes, threshold):
-    found = overlaps(torch.tensor(boxes, dtype=torch.float32), threshold, inclusive)
-    assert found.tolist() == [[suppresses(a, b, threshold, inclusive) for b in boxes] for a in boxes]
+def test_who_suppresses_whom_is_that_of_the_loop(inclusive, boxes, threshold):
+    found = suppresses(torch.tensor(boxes, dtype=torch.float32), threshold, inclusive)
+    assert found.tolist() == [[loop_suppresses(a, b, threshold, inclusive) for b in boxes] for a in boxes]
 
 
 @DIALECTS
@@ -64,8 +64,8 @@ def test_caffes_thresholds_suppress_at_equality_in_float32_too(boxes, threshold,
     assert nms(tensor, torch.tensor(scores).float(), threshold, True).tolist() == loop_nms(
         boxes, scores, threshold, True
     )
-    assert overlaps(tensor, threshold, True).tolist() == [
-        [suppresses(a, b, threshold, True) for b in boxes] for a in boxes
+    assert suppresses(tensor, threshold, True).tolist() == [
+        [loop_suppresses(a, b, threshold, True) for b in boxes] for a in boxes
     ]
 
 
@@ -86,14 +86,14 @@ def test_caffes_thresholds_suppress_at_equality_in_float32_too(boxes, threshold,
 def test_an_overlap_of_exactly_one_half(inclusive, boxes, survivors):
     scores = torch.tensor([0.9, 0.8])
     assert nms(torch.tensor(boxes), scores, 0.5, inclusive).tolist() == survivors
-    assert overlaps(torch.tensor(boxes), 0.5, inclusive)[0, 1].item() is (survivors == [0])
+    assert suppresses(torch.tensor(boxes), 0.5, inclusive)[0, 1].item() is (survivors == [0])
 
 
 @DIALECTS
 def test_nothing_in_nothing_out(inclusive):
     nothing = torch.empty(0, 4)
     assert nms(nothing, torch.empty(0), 0.5, inclusive).tolist() == []
-    assert overlaps(nothing, 0.5, inclusive).shape == (0, 0)
+    assert suppresses(nothing, 0.5, inclusive).shape == (0, 0)
     assert clip(nothing, (5, 7), inclusive).shape == (0, 4)
 
 

@@ -5,9 +5,10 @@ from detectron2.structures import Boxes, Instances
 from data_tools.configs import config_folder
 from data_tools.errors import InputError, UsageError
 from extract.build import build_detector, build_network
+from extract.choices import Precision
 from extract.config import load_config, provenance_text, with_values
 from extract.detector import roi_heads
-from extract.detector.precision import Precision
+from extract.detector.precision import check_precision
 from extract.detector.resizing import Geometry
 
 
@@ -67,7 +68,7 @@ def test_lower_precision_stays_near_and_leaves_no_trace(scenes_config, precision
 
 def test_tf32_needs_a_gpu():
     with pytest.raises(UsageError, match="tf32 needs a GPU"):
-        Precision.TF32.require(torch.device("cpu"))
+        check_precision(Precision.TF32, torch.device("cpu"))
 
 
 def test_an_image_does_not_depend_on_its_batch(detector):

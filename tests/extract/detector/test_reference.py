@@ -12,11 +12,11 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from data_tools.images.decoding import decode_bgr
 from extract.build import build_detector
 from extract.config import load_config
 from extract.detector.resizing import SMALLEST_SIDE, Resizing
 from extract.regions.selection import CaffeSelection, SweepSelection
-from extract.run.images import read_image
 
 TOLERANCE = 1e-4  # of the largest value
 TIED = 1e-6  # relative difference of scores whose order rounding decides
@@ -321,14 +321,14 @@ def test_ten_photographs_at_full_size(tmp_path, coco_samples, config, recipe):
     """The network as it is published, with random weights: some two minutes a photograph on one core."""
     photographs = sorted((coco_samples / "images").rglob("*.jpg"))
     assert len(photographs) == 10
-    first = read_image(photographs[0])
+    first = decode_bgr(photographs[0])
     state = files.calibrated(dataclasses.replace(recipe, min_side=300), files.random_state(), first)
     files.write_airsplay(tmp_path / "w.pkl", state)
     cfg = load_config(f"butd_r101_{config}")
     detector = build_detector(cfg, tmp_path / "w.pkl", CPU)
     worst = {}
     for photograph in photographs:
-        image = read_image(photograph)
+        image = decode_bgr(photograph)
         expected = reference.describe(recipe, state, image, pixels_of(recipe, image, cfg))
         assert len(expected.boxes) == 300
         found = described(detector, image)

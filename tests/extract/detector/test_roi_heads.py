@@ -85,7 +85,7 @@ def test_regions_are_described_from_their_own_pixels_alone(detector):
         torch.tensor([[8.0, 8.0, 100.0, 70.0]]),
     ]
     with torch.inference_mode():
-        outputs = model.roi_heads.describe(maps, [Boxes(b) for b in boxes])
+        outputs = model.roi_heads.predict_regions(maps, [Boxes(b) for b in boxes])
         row = 0
         for image, image_boxes in enumerate(boxes):
             for box in image_boxes:

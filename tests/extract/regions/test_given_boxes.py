@@ -2,10 +2,10 @@ import json
 
 import numpy as np
 import pytest
-from data_tools.store.schema import Block, StoreSchema
-from data_tools.store.writing import write_store
 
 from data_tools.errors import InputError
+from data_tools.store.schema import Block, StoreSchema
+from data_tools.store.writing import write_store
 from extract.regions.given_boxes import load_boxes
 
 

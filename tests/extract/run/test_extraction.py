@@ -10,32 +10,31 @@ import torch
 from PIL import Image
 
 from data_tools.errors import InputError
+from data_tools.images.decoding import decode_bgr
+from data_tools.store import reading
 from data_tools.store.parts import Parts
 from data_tools.store.reading import FeatureStore
 from extract.build import build_detector
-from extract.detector.precision import Precision
+from extract.choices import Dtype, OnError, Precision, RunOptions
 from extract.detector.proposals import Proposals
 from extract.regions.selection import CaffeSelection, GivenBoxes, SweepSelection
 from extract.run.batches import BatchRunner, select_regions
-from extract.run.extraction import Extraction, LocalEngine
-from extract.run.images import read_image
-from extract.run.provenance import run_provenance
-from extract.run.sources import find_sources
-from extract.run.summary import Options
+from extract.run.extraction import write_parts_and_join
+from extract.run.plan import ExtractionPlan
+from extract.run.sources import Sources, find_sources
+from extract.run.worker import LocalPartWriter
 
 GOOD = ["100", "102", "106", "107"]
 
 
-def run(detector, cfg, folder, output, *, bounds=(5, 5), boxes=None, **options):
-    sources = find_sources(folder)
-    images = sources.images
+def run(detector, cfg, folder, output, *, bounds=(5, 5), boxes=None, dtype=Dtype.FLOAT32, **options):
+    """An extraction with a network that is there already."""
     selection = CaffeSelection(*bounds) if boxes is None else GivenBoxes("0")
-    settings = Options(**{"workers": 0, "part_size": 3, **options})
-    provenance = run_provenance(cfg, None, selection, Precision.FP32, settings, sources)
-    extraction = Extraction(
-        output, provenance, {"device": "cpu"}, len(images), settings.part_size, bounds[0], settings.shard
-    )
-    return extraction.run(LocalEngine(BatchRunner(detector, selection, folder, images, settings, boxes)))
+    settings = RunOptions(**{"workers": 0, "part_size": 3, **options})
+    plan = ExtractionPlan(cfg, None, selection, find_sources(folder), boxes, Precision.FP32, dtype, settings)
+    runner = BatchRunner(detector, selection, plan.sources, settings, boxes, dtype)
+    parts = Parts(output, plan.provenance(), len(plan.sources.images), settings.part_size, {"device": "cpu"})
+    return write_parts_and_join(parts, LocalPartWriter(runner), bounds[0], settings.shard)
 
 
 def same_data(one, two):
@@ -68,7 +67,7 @@ def test_rows_are_the_selected_proposals_of_each_image(detector, scenes_config, 
     names = ["a.png", "b.png", "c.png", "tiny.png"]
     with h5py.File(tmp_path / "features.h5") as file:
         for row, name in enumerate(names):
-            image = read_image(bad_images / name)
+            image = decode_bgr(bad_images / name)
             pixels, geometry = detector.resizing(image)
             [found] = detector([pixels], [geometry])
             chosen = CaffeSelection(2, 9)(found).rows
@@ -87,7 +86,7 @@ def test_rows_are_the_selected_proposals_of_each_image(detector, scenes_config, 
 
 
 def test_provenance_says_how_features_were_made(detector, scenes_config, bad_images, tmp_path):
-    run(detector, scenes_config, bad_images, tmp_path / "features.h5", dtype="float16")
+    run(detector, scenes_config, bad_images, tmp_path / "features.h5", dtype=Dtype.FLOAT16)
     with h5py.File(tmp_path / "features.h5") as file:
         attributes = dict(file.attrs)
         assert file["features"].dtype == np.float16
@@ -134,8 +133,9 @@ def test_an_images_bytes_depend_on_no_other_image(detector, mixed_images, given)
 
     def bytes_of_each(order, batch_size):
         images = [sources.images[position] for position in order]
-        options = Options(batch_size=batch_size, workers=0)
-        runner = BatchRunner(detector, selection, mixed_images, images, options, boxes if given else None)
+        options = RunOptions(batch_size=batch_size, workers=0)
+        listed = Sources(mixed_images, images)
+        runner = BatchRunner(detector, selection, listed, options, boxes if given else None)
         [block] = runner.blocks([range(len(images))], lambda count: None)
         ends = np.cumsum(block.counts)[:-1]
         columns = [np.split(column, ends) for column in block.regions.values()]
@@ -156,7 +156,7 @@ def test_an_images_bytes_depend_on_no_other_image(detector, mixed_images, given)
 
 def test_an_interrupted_run_goes_on_where_it_was(detector, scenes_config, bad_images, tmp_path, monkeypatch):
     run(detector, scenes_config, bad_images, tmp_path / "whole.h5")
-    described = []
+    predicted = []
     original = BatchRunner._proposals
 
     def fail_in_the_second_part(self, batch):
@@ -165,7 +165,7 @@ def test_an_interrupted_run_goes_on_where_it_was(detector, scenes_config, bad_im
         return original(self, batch)
 
     def count(self, batch):
-        described.extend(item.position for item in batch)
+        predicted.extend(item.position for item in batch)
         return original(self, batch)
 
     monkeypatch.setattr(BatchRunner, "_proposals", fail_in_the_second_part)
@@ -174,10 +174,27 @@ def test_an_interrupted_run_goes_on_where_it_was(detector, scenes_config, bad_im
     assert not (tmp_path / "features.h5").exists()
     monkeypatch.setattr(BatchRunner, "_proposals", count)
     summary = run(detector, scenes_config, bad_images, tmp_path / "features.h5")
-    assert sorted(described) == [6, 7]  # what came before was kept
+    assert sorted(predicted) == [6, 7]  # what came before was kept
     assert summary.processed == 2
     assert len(summary.failures) == 4
     same_data(tmp_path / "whole.h5", tmp_path / "features.h5")
+
+
+def test_each_part_is_opened_once_to_be_joined(detector, scenes_config, bad_images, tmp_path, monkeypatch):
+    opened = []
+    open_file = reading._open_for_reading
+
+    def count(path):
+        opened.append(path.name)
+        return open_file(path)
+
+    monkeypatch.setattr(reading, "_open_for_reading", count)
+    output = tmp_path / "features.h5"
+    run(detector, scenes_config, bad_images, output, part_size=1)
+    assert opened == [f"part-{part:06d}.h5" for part in range(8)]  # and the store not at all
+    opened.clear()
+    run(detector, scenes_config, bad_images, output, part_size=1)
+    assert opened == ["features.h5"]
 
 
 def test_a_complete_store_is_left_alone_and_left_over_parts_are_removed(
@@ -262,8 +279,8 @@ def test_an_image_that_does_not_fit_is_reported(
     only_b = bad_images.parent / "b.txt"
     only_b.write_text("images/b.png\n")
     sources = find_sources(only_b)
-    stopping = Options(workers=0, fail_on_error=True)
-    runner = BatchRunner(detector, CaffeSelection(5, 5), sources.folder, sources.images, stopping)
+    stopping = RunOptions(workers=0, on_error=OnError.FAIL)
+    runner = BatchRunner(detector, CaffeSelection(5, 5), sources, stopping)
     with pytest.raises(InputError, match=r"b\.png: image b cannot be read: too large"):
         list(runner.blocks([range(1)], lambda count: None))
 
@@ -272,8 +289,8 @@ def test_a_decoder_that_dies_is_one_line(detector, scenes_config, bad_images, tm
     def die(path):
         os._exit(9)
 
-    monkeypatch.setattr("extract.run.loading.read_image", die)
-    with pytest.raises(InputError, match=r"a process that reads images died.*the same command goes on"):
+    monkeypatch.setattr("extract.run.loading.decode_bgr", die)
+    with pytest.raises(InputError, match=r"a process that reads images died.*fix: run the same command again"):
         run(detector, scenes_config, bad_images, tmp_path / "features.h5", workers=1)
 
 
@@ -281,7 +298,7 @@ def test_a_picture_that_memory_cannot_hold_is_reported(detector, scenes_config, 
     def no_memory(path):
         raise MemoryError
 
-    monkeypatch.setattr("extract.run.loading.read_image", no_memory)
+    monkeypatch.setattr("extract.run.loading.decode_bgr", no_memory)
     summary = run(detector, scenes_config, bad_images, tmp_path / "features.h5")
     assert {failure["reason"] for failure in summary.failures} == {"too large for this machine's memory"}
 
@@ -298,7 +315,7 @@ def test_a_box_beside_the_picture_is_reported(detector, scenes_config, bad_image
     boxes = {"100": np.concatenate([far - 499, far]), "102": far - 600, "106": far - 499, "107": far * 0}
     summary = run(detector, scenes_config, bad_images, tmp_path / "features.h5", boxes=boxes)
     reasons = {failure["id"]: failure["reason"] for failure in summary.failures}
-    assert reasons["100"] == "box 1 of those given for it lies outside"
+    assert reasons["100"] == "given box 1 is outside the image"
     assert "102" not in reasons  # its corner touches
     assert summary.stored == 3
 
@@ -341,7 +358,7 @@ def test_given_boxes_are_stored_in_their_order(detector, scenes_config, bad_imag
     summary = run(detector, scenes_config, bad_images, tmp_path / "features.h5", boxes=boxes)
     assert (summary.stored, summary.regions) == (3, 4)
     reasons = {failure["id"]: failure["reason"] for failure in summary.failures}
-    assert reasons["102"] == "no boxes are given for it"
+    assert reasons["102"] == "no boxes are given for this image"
     with FeatureStore(tmp_path / "features.h5") as store:
         for row, image_id in enumerate(store.image_ids):
             np.testing.assert_array_equal(store.boxes(row), boxes[image_id])
@@ -349,7 +366,7 @@ def test_given_boxes_are_stored_in_their_order(detector, scenes_config, bad_imag
 
 def test_boxes_only_stores_no_features(detector, scenes_config, bad_images, tmp_path):
     run(detector, scenes_config, bad_images, tmp_path / "with.h5")
-    run(detector, scenes_config, bad_images, tmp_path / "without.h5", boxes_only=True)
+    run(detector, scenes_config, bad_images, tmp_path / "without.h5", dtype=None)
     with h5py.File(tmp_path / "with.h5") as one, h5py.File(tmp_path / "without.h5") as other:
         assert other["features"].shape == (20, 0)
         for name in ("boxes", "class_ids", "class_scores", "image_ids"):
@@ -366,13 +383,14 @@ def test_shards_together_write_what_one_run_writes(detector, scenes_config, bad_
         assert not (tmp_path / "features.h5").exists()
     assert missing == [3, 1, 0]
     assert stored == 4
-    Parts.found(tmp_path / "features.h5").join()
+    parts = Parts.found(tmp_path / "features.h5")
+    parts.join(parts.present())
     same_data(tmp_path / "whole.h5", tmp_path / "features.h5")
 
 
 def test_the_first_bad_image_can_stop_a_run(detector, scenes_config, bad_images, tmp_path):
     with pytest.raises(InputError, match=r"empty\.jpg: image 101 cannot be read: the file is empty"):
-        run(detector, scenes_config, bad_images, tmp_path / "features.h5", fail_on_error=True)
+        run(detector, scenes_config, bad_images, tmp_path / "features.h5", on_error=OnError.FAIL)
 
 
 def test_images_with_too_few_proposals_are_counted(detector, scenes_config, bad_images, tmp_path):
@@ -410,7 +428,7 @@ def test_only_images_of_one_resized_shape_share_a_batch(
 def test_regions_are_ranked_by_the_selection(detector):
     pixels, geometry = detector.resizing(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8))
     [found] = detector([pixels], [geometry])
-    columns = select_regions(found, CaffeSelection(4, 4, threshold=2.0), Options(dtype="float16"))
+    columns = select_regions(found, CaffeSelection(4, 4, threshold=2.0), Dtype.FLOAT16)
     assert columns["features"].dtype == np.float16
     assert columns["boxes"].shape == (4, 4)
     assert columns["class_ids"].dtype == np.int32

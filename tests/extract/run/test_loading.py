@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_tools.images.decoding import decode_bgr
 from extract.detector.resizing import METHODS, Resizing
-from extract.run.images import read_image
 from extract.run.loading import AHEAD, load
 from extract.run.sources import SourceImage
 
@@ -43,7 +43,7 @@ def test_processes_give_what_a_loop_gives(folder, images, method):
             assert item.pixels is None
             assert "truncated" in item.problem
             continue
-        pixels, geometry = resizing(read_image(folder / f"{item.position}.png"))
+        pixels, geometry = resizing(decode_bgr(folder / f"{item.position}.png"))
         assert item.geometry == geometry
         assert item.pixels.dtype == pixels.numpy().dtype
         np.testing.assert_array_equal(item.pixels, pixels.numpy())
@@ -57,7 +57,7 @@ def test_arrays_that_are_larger_than_expected_arrive_too(folder, images):
 
     resizing = Doubling("torch", 48, 80)
     for item in load(folder, images, [0, 1, 2], resizing, workers=1):
-        expected, _ = resizing(read_image(folder / f"{item.position}.png"))
+        expected, _ = resizing(decode_bgr(folder / f"{item.position}.png"))
         assert expected.numel() > 48 * 80 * 3
         np.testing.assert_array_equal(item.pixels, expected.numpy())
 

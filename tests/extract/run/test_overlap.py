@@ -16,8 +16,8 @@ def test_work_is_done_in_order_in_another_thread():
         return number
 
     with AsyncStage(torch.device("cpu")) as stage:
-        begun = [stage.submit(lambda n=n: work(n), stage.mark()) for n in range(3)]
-        assert [future.result() for future in begun] == [0, 1, 2]
+        futures = [stage.submit(lambda n=n: work(n), stage.record()) for n in range(3)]
+        assert [future.result() for future in futures] == [0, 1, 2]
     assert [number for number, _ in done] == [0, 1, 2]
     assert threading.get_ident() not in {thread for _, thread in done}
 
@@ -27,28 +27,28 @@ def test_errors_arrive_where_results_do():
         raise ValueError("no")
 
     with AsyncStage(torch.device("cpu")) as stage:
-        begun = stage.submit(fail, stage.mark())
+        future = stage.submit(fail, stage.record())
         with pytest.raises(ValueError, match="no"):
-            begun.result()
+            future.result()
 
 
-def test_marks_tell_how_long_something_took():
+def test_events_time_what_lies_between_them():
     with AsyncStage(torch.device("cpu")) as stage:
-        start = stage.mark()
+        start = stage.record()
         time.sleep(0.05)
-        assert 0.05 <= start.until(stage.mark()) < 1
+        assert start.seconds_to(stage.record()) >= 0.05
 
 
 @pytest.mark.gpu
 def test_a_gpus_work_is_seen_whole():
     device = torch.device("cuda")
     with AsyncStage(device) as stage:
-        start = stage.mark()
+        start = stage.record()
         one = torch.ones(4096, 4096, device=device)
         product = one
         for _ in range(20):
             product = (product @ one) / 4096
-        ready = stage.mark()
+        ready = stage.record()
         total = stage.submit(lambda: product.sum().item(), ready).result()
         assert total == pytest.approx(4096**2)
-        assert start.until(ready) > 0
+        assert start.seconds_to(ready) > 0

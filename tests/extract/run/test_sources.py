@@ -34,7 +34,10 @@ def test_without_a_mapping_file_names_are_ids_and_folders_are_searched(tmp_path)
 def test_of_two_files_with_one_id_the_first_is_read(tmp_path):
     touch(tmp_path, "pictures/a/x.jpg", "pictures/b/x.jpg", "pictures/x.png")
     found = find_images(tmp_path / "pictures")
-    assert [image.problem for image in found] == [None, *["its id is taken by a/x.jpg"] * 2]
+    assert [image.problem for image in found] == [
+        None,
+        *["its id is the same as that of a/x.jpg, which is read"] * 2,
+    ]
 
 
 def test_a_mapping_can_lie_elsewhere(tmp_path):
@@ -60,7 +63,7 @@ def test_nothing_to_read_is_an_error(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         find_images(tmp_path / "absent")
     touch(tmp_path, "pictures/notes.txt")
-    with pytest.raises(InputError, match="found no picture"):
+    with pytest.raises(InputError, match="found no image file"):
         find_images(tmp_path / "pictures")
 
 
@@ -72,7 +75,9 @@ def test_a_list_of_pictures_with_and_without_ids(tmp_path):
     assert sources.images == [
         SourceImage("a", "pictures/a.jpg"),
         SourceImage("17", "pictures/b.jpg"),
-        SourceImage("a", f"{tmp_path}/pictures/a.jpg", "its id is taken by pictures/a.jpg"),
+        SourceImage(
+            "a", f"{tmp_path}/pictures/a.jpg", "its id is the same as that of pictures/a.jpg, which is read"
+        ),
     ]
 
 
@@ -81,12 +86,16 @@ def test_a_split_limits_a_run_and_reports_ids_that_are_not_there(tmp_path):
     (tmp_path / "dev_ids.txt").write_text("c\nc\nc\nmissing\na\n")
     found = find_sources(tmp_path / "pictures", None, tmp_path / "dev_ids.txt").images
     assert [image.image_id for image in found] == ["c", "missing", "a"]
-    assert [image.problem for image in found] == [None, "its id in dev_ids.txt is not among the images", None]
+    assert [image.problem for image in found] == [None, "no image has this id, which dev_ids.txt lists", None]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "holds no line"), ("1\ta.jpg\tb", "1: expected a picture"), ("1\t\ta.jpg", "1: expected a picture")],
+    [
+        ("", "the list is empty"),
+        ("1\ta.jpg\tb", "1: expected an image file"),
+        ("1\t\ta.jpg", "1: expected an image file"),
+    ],
 )
 def test_a_malformed_list_is_one_line(tmp_path, text, message):
     (tmp_path / "list.txt").write_text(text)
@@ -97,7 +106,7 @@ def test_a_malformed_list_is_one_line(tmp_path, text, message):
 def test_an_empty_split_and_a_repeated_id_are_errors(tmp_path):
     touch(tmp_path, "images/a.jpg")
     (tmp_path / "ids.txt").write_text("\n")
-    with pytest.raises(InputError, match="holds no id"):
+    with pytest.raises(InputError, match="expected one id per line"):
         find_sources(tmp_path / "images", None, tmp_path / "ids.txt")
     (tmp_path / "id_mapping.json").write_text('{"7": "a.jpg", "8": "a.jpg", "7": "a.jpg"}')
     with pytest.raises(InputError, match="the key '7' is repeated"):

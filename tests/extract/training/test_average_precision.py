@@ -8,7 +8,7 @@ from extract.training.average_precision import (
     average_precision,
     detection_precisions,
     matched_objects,
-    overlaps,
+    pairwise_iou,
     weighted_mean,
 )
 
@@ -99,7 +99,7 @@ def test_a_worked_example():
 
 
 def test_overlap_counts_pixels():
-    assert overlaps(np.array([[0.0, 0, 9, 9]]), np.array([[0.0, 0, 9, 4], [9, 9, 12, 12]])) == pytest.approx(
+    assert pairwise_iou(np.array([[0.0, 0, 9, 9]]), np.array([[0.0, 0, 9, 4], [9, 9, 12, 12]])) == pytest.approx(
         np.array([[50 / 100, 1 / (100 + 16 - 1)]])
     )
 

@@ -1,0 +1,117 @@
+"""Trains a model in a new run folder, or resumes a run."""
+
+from pathlib import Path
+
+import torch
+
+from chan.build import build_schedule, build_step, build_tokenizer, build_training_pairs
+from chan.config import Config, ScheduleName, differing_keys, load_config, override
+from chan.data.splits import FeatureSplit, check_dim, open_split
+from chan.keys import with_value
+from chan.runs import folder as runs
+from chan.runs.provenance import check_provenance, check_same_features
+from chan.text.tokenizers import CaptionTokenizer
+from chan.training import checkpoints
+from chan.training.checkpoints import TrainProgress, TrainState
+from chan.training.distributed import Ranks, process_group
+from chan.training.log import TrainingLog
+from chan.training.loop import Trainer, run_epochs
+from data_tools.errors import UsageError
+
+RESUMABLE = {"data.cache", "data.workers", "train.patience", "train.epochs"}
+"""The keys that a resumed run may change: the finished epochs do not depend on them."""
+
+
+def train(
+    folder: Path, config: Config, data: Path, features: Path | None, device: torch.device, resume: bool
+) -> TrainProgress:
+    """Train a model in the run folder `folder` and return how far it came.
+
+    If torchrun started several processes, they train one model together, and rank 0 writes the folder.
+
+    Args:
+        folder: the run folder; made unless `resume`.
+        config: the configuration; with `resume` that of `resumed_config`.
+        data: the data set's folder, with the splits train and dev.
+        features: as for `open_split`.
+        device: where to train.
+        resume: continue from the last saved state.
+
+    Raises:
+        InputError: the data are wrong, other features than before, or the loss is no longer a number.
+        UsageError: the folder holds a run and `resume` is off, or there are fewer pairs than processes.
+    """
+    with process_group(device) as (ranks, own_device):
+        if not resume:
+            runs.check_new_run(folder)
+        if config.train.batch_size < ranks.count:
+            raise UsageError(f"train.batch_size: {config.train.batch_size} pairs for {ranks.count} processes")
+        training, dev = (open_split(data, name, features) for name in ("train", "dev"))
+        dim = config.model.image.dim or training.features.dim
+        config = with_value(config, "model.image.dim", dim)
+        for feature_split in (training, dev):
+            check_dim(feature_split, dim)
+            if resume:
+                check_provenance(folder, feature_split)
+        check_same_features(training.features.provenance, str(training.source), dev)
+        if resume:
+            tokenizer = runs.load_tokenizer(folder, config)
+        else:
+            tokenizer = build_tokenizer(config, data, [*training.split.captions, *dev.split.captions])
+        return _train(folder, config, tokenizer, (training, dev), own_device, ranks, resume)
+
+
+def resumed_config(folder: Path, spec: str | None, changes: list[str]) -> Config:
+    """The configuration with which a run is resumed: its own, changed only in keys of `RESUMABLE`.
+
+    Args:
+        folder: the run folder.
+        spec: a shipped configuration or a YAML file, which must agree with the run's; None takes the run's.
+        changes: `key=value` arguments.
+
+    Raises:
+        InputError: there is no run.
+        UsageError: another key differs.
+    """
+    stored = runs.load_run_config(folder)
+    config = override(stored if spec is None else load_config(spec), changes)
+    if config.model.image.dim is None:
+        config = with_value(config, "model.image.dim", stored.model.image.dim)
+    changed = differing_keys(stored, config)
+    for name in changed:
+        if name not in RESUMABLE:
+            raise UsageError(f"{folder}: {name}: a resumed run must keep its configuration, but this key differs")
+    if "train.epochs" in changed and stored.train.schedule is ScheduleName.cosine:
+        raise UsageError(f"{folder}: train.epochs: a cosine schedule cannot be prolonged")
+    return config
+
+
+def _train(
+    folder: Path,
+    config: Config,
+    tokenizer: CaptionTokenizer,
+    splits: tuple[FeatureSplit, FeatureSplit],
+    device: torch.device,
+    ranks: Ranks,
+    resume: bool,
+) -> TrainProgress:
+    """Build everything, write or read the folder, and train; `splits` are train and dev."""
+    training, dev = splits
+    step = build_step(config, tokenizer, device, ranks, pretrained=not resume)
+    state = TrainState(step.model, step.optimizer, step.scaler)
+    progress = checkpoints.load_state(folder, state) if resume else TrainProgress()
+    progress = ranks.broadcast(progress)  # every process has read the folder before rank 0 writes to it
+    if ranks.is_main and resume:
+        runs.save_run_config(folder, config)
+    elif ranks.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.save_state(folder, state, progress)  # so that a run can be resumed before its first epoch ends
+        runs.start_run(folder, config, tokenizer, training.features.provenance)
+    pairs, cache = build_training_pairs(config, training, tokenizer, device)
+    log = TrainingLog(folder, progress.step) if ranks.is_main else None
+    schedule = build_schedule(config)
+    try:
+        return run_epochs(Trainer(folder, step, schedule, pairs, cache, config.data.workers, dev, log), progress)
+    finally:
+        if log is not None:
+            log.close()

@@ -1,0 +1,60 @@
+"""The documents: links between files, and the pages that the site's hooks make."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import typer
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md"), ROOT / "benchmarks/README.md"])
+LINK = re.compile(r"\]\((?![a-z]+:)([^)#\s]*)(?:#([^)\s]+))?\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+@pytest.fixture
+def command_pages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "hooks"))
+    monkeypatch.delitem(sys.modules, "command_pages", raising=False)
+    return importlib.import_module("command_pages")
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(path: Path) -> set[str]:
+    titles = HEADING.findall(without_code(path.read_text()))
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_relative_links_lead_to_files_and_headings(path: Path) -> None:
+    for target, anchor in LINK.findall(without_code(path.read_text())):
+        file = (path.parent / target).resolve() if target else path
+        assert file.exists(), f"{path}: links to {target}"
+        if anchor and not anchor.startswith(("data_tools.", "extract.", "chan.")):  # those are of docstrings
+            assert anchor in anchors(file), f"{path}: {target} has no heading {anchor}"
+
+
+@pytest.mark.parametrize("name", ["extract-features", "butd", "chan", "data-tools"])
+def test_every_command_and_option_is_on_its_page(command_pages: ModuleType, name: str) -> None:
+    module, attribute = command_pages.APPS[name]
+    command = typer.main.get_command(getattr(importlib.import_module(module), attribute))
+    page = command_pages.command_page(name)
+    for subcommand_name, subcommand in getattr(command, "commands", {"": command}).items():
+        path = f"{name} {subcommand_name}".strip()
+        section = re.split(rf"^#+ {path}$", page, flags=re.MULTILINE)[1].split("\n## ")[0]
+        options = {option for parameter in subcommand.params for option in parameter.opts if option[:2] == "--"}
+        missing = {option for option in options if not re.search(rf"`[^`]*{option}\b", section)}
+        assert options, f"{path} has no options"
+        assert not missing, f"{path}: {missing} are not in the reference"
+
+
+def test_examples_and_defaults_have_places_of_their_own(command_pages: ModuleType) -> None:
+    page = command_pages.command_page("data-tools")
+    assert "```console\n$ data-tools verify data/coco\n```" in page
+    assert re.search(r"^\| `--seed [^`]*` \| [^|]* \| `2022`, at least 0 \|$", page, re.MULTILINE)
