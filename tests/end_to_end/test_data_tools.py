@@ -79,7 +79,7 @@ def coco(data):
     return data / "coco"
 
 
-def test_verify_reports_and_mends(coco):
+def test_verify_reports_and_fixes(coco):
     captions = coco / "precomp" / "dev_caps.txt"
     captions.write_bytes(captions.read_bytes().replace(b"\n", b"\r\n"))
     assert "warning" in tools("verify", coco).stdout
