@@ -268,7 +268,7 @@ def inspect(
     """Show what a feature store holds and how it was made, or draw the regions of one image."""
     if (image is None) != (out is None):
         raise UsageError("--image and --out go together: which image to draw, and the file to write")
-    from data_tools.checks.inspection import as_text, describe, draw_image
+    from data_tools.checks.inspection import as_text, draw_image, inspect_store
     from data_tools.detection.labels import load_labels
     from data_tools.files import replacing
     from data_tools.layout import images_folder
@@ -276,8 +276,8 @@ def inspect(
 
     with FeatureStore(store) as opened:
         if image is None or out is None:
-            described = describe(opened, None if everything else sample)
-            print_json(described) if as_json else print(as_text(described))
+            inspected = inspect_store(opened, None if everything else sample)
+            print_json(inspected) if as_json else print(as_text(inspected))
             return
         folder = images or images_folder(store.resolve().parent.parent)
         drawn = draw_image(opened, image, folder, load_labels(labels) if labels else None)
@@ -302,16 +302,16 @@ def verify(
     ] = None,
     sample: Annotated[int, option(INPUT, "Number of images to decode, spread evenly.", metavar="N", min=0)] = 1000,
     everything: Annotated[bool, flag(INPUT, "Decode all images.", "--all")] = False,
-    fix_files: Annotated[
+    fix: Annotated[
         bool, flag(OUTPUT, "Remove byte-order marks and Windows line ends from split files.", "--fix")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Check whether a data folder is ready for training: the exit code is 0 if it is, 1 if not."""
-    from data_tools.checks.verification import fix, verify
+    from data_tools.checks.verification import fix_files, verify
 
     report = verify(data, features, None if everything else sample)
-    fixed = fix(report) if fix_files else []
+    fixed = fix_files(report) if fix else []
     if fixed:
         report = verify(data, features, None if everything else sample)
     if as_json:

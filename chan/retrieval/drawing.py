@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from chan.retrieval.explanation import Answer, Explanation
 from data_tools.files import replacing
-from data_tools.images.decoding import read_picture
+from data_tools.images.decoding import read_image
 
 CELL_WIDTH, CELL_HEIGHT, GAP, MARGIN = 380, 280, 24, 28
 CAPTION_SIZE, TITLE_SIZE, LINE = 24, 18, 34
@@ -107,7 +107,7 @@ def _title(pen: ImageDraw.ImageDraw, place: Place, rank: int, answer: Answer, ri
 
 def _cell(answer: Answer, colours: Sequence[str]) -> Image.Image:
     """An image in its cell with the picked boxes, and with a green frame if it is the correct one."""
-    image = Image.fromarray(read_picture(answer.file))  # the pixels that the detector saw
+    image = Image.fromarray(read_image(answer.file))  # the pixels that the detector saw
     scale = min(CELL_WIDTH / image.width, CELL_HEIGHT / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     cell = Image.new("RGB", (CELL_WIDTH, CELL_HEIGHT), "#f1f3f5")

@@ -1,31 +1,31 @@
-"""What a check of a data set finds."""
+"""The findings of the checks of a dataset."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-Case = tuple[int | None, str]  # the line, where the file has lines, and what is wrong there
+Case = tuple[int | None, str]  # line number, or None for a file without lines; what is wrong
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of fault in one place.
+    """One kind of fault in one file or folder.
 
     Attributes:
-        check: a short name of what was checked.
-        file: where it is.
-        message: what is wrong, with an example.
-        remedy: how to mend it.
-        line: of the first case, where the file has lines.
-        count: how many cases there are.
-        fatal: training fails, or learns from wrong data.
-        fixable: `--fix` mends it.
+        check: short name of what was checked.
+        file: the file or folder.
+        message: what is wrong, for the first case.
+        fix: how to fix it.
+        line: line number of the first case, or None for a file without lines.
+        count: number of cases.
+        fatal: whether training fails, or uses wrong data.
+        fixable: whether `verify --fix` fixes it.
     """
 
     check: str
     file: Path
     message: str
-    remedy: str
+    fix: str
     line: int | None = None
     count: int = 1
     fatal: bool = True
@@ -34,31 +34,31 @@ class Finding:
     def __str__(self) -> str:
         place = f"{self.file}, line {self.line}" if self.line else str(self.file)
         times = f" ({self.count} cases)" if self.count > 1 else ""
-        return f"{'error' if self.fatal else 'warning'}: {place}: {self.message}{times}\n    mend: {self.remedy}"
+        return f"{'error' if self.fatal else 'warning'}: {place}: {self.message}{times}\n    fix: {self.fix}"
 
 
 @dataclass
 class Report:
-    """All findings, and what was looked at."""
+    """All findings, and one line per thing that was read."""
 
     findings: list[Finding] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
 
     @property
     def will_train(self) -> bool:
-        """Whether nothing fatal was found."""
+        """Whether no finding is fatal."""
         return not any(finding.fatal for finding in self.findings)
 
-    def first_of(
+    def add(
         self,
         check: str,
         file: Path,
         cases: Sequence[Case],
-        remedy: str,
+        fix: str,
         fatal: bool = True,
         fixable: bool = False,
     ) -> None:
-        """Add one finding for cases of (line, message), if there are any: the first case and their count."""
+        """Add one finding with the first of `cases` and their number; nothing if there are none."""
         if cases:
             line, message = cases[0]
-            self.findings.append(Finding(check, file, message, remedy, line, len(cases), fatal, fixable))
+            self.findings.append(Finding(check, file, message, fix, line, len(cases), fatal, fixable))

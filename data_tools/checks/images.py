@@ -1,4 +1,4 @@
-"""Checks of the pictures: present, decodable, and no two the same."""
+"""Checks of the image files: present, decodable, and no two identical."""
 
 import hashlib
 from collections import defaultdict
@@ -11,27 +11,34 @@ from data_tools.checks.findings import Case, Report
 from data_tools.checks.splits import CheckedSplits
 from data_tools.console import Progress
 from data_tools.errors import InputError
-from data_tools.images.decoding import read_picture
+from data_tools.images.decoding import read_image
 
 _HASHED = 1 << 20  # bytes at a time
 
 
-def check_pictures(
+def check_images(
     images: Path, mapping: Mapping[str, str], checked: CheckedSplits, sample: int | None, report: Report
 ) -> dict[str, tuple[int, int]]:
-    """The files of the splits' images (or of the whole mapping where there is no split).
+    """Check the files of the splits' images, or of the whole mapping if there is no split.
 
-    `sample` of them are decoded, spread evenly; None is all. Files of one length are compared by their bytes.
+    Files of equal length are compared by their bytes.
+
+    Args:
+        images: the images folder.
+        mapping: file by image id.
+        checked: the splits.
+        sample: number of images to decode, spread evenly; None decodes all.
+        report: receives the findings.
 
     Returns:
-        Height and width of each picture that was decoded, by id.
+        (height, width) of each decoded image, by id.
     """
     split_of = {i: name for name, split in checked.splits.items() for i in split.image_ids}
     wanted = [image_id for image_id in split_of if image_id in mapping] or list(mapping)
     present = [image_id for image_id in wanted if (images / mapping[image_id]).is_file()]
-    there = set(present)
-    lost: list[Case] = [(None, f"image {i}: {mapping[i]} is not there") for i in wanted if i not in there]
-    report.first_of("pictures", images, lost, "unpack the missing files there, or take the ids out of the splits")
+    found = set(present)
+    missing: list[Case] = [(None, f"image {i}: {mapping[i]}: no such file") for i in wanted if i not in found]
+    report.add("images", images, missing, "add the files, or remove the ids from the splits")
     _check_equal(images, mapping, present, split_of, report)
     chosen = present
     if sample is not None and sample < len(present):
@@ -41,21 +48,21 @@ def check_pictures(
     with Progress("decode", len(chosen), "images") as bar:
         for image_id in chosen:
             try:
-                picture = read_picture(images / mapping[image_id])
-                sizes[image_id] = picture.shape[0], picture.shape[1]
+                height, width, _ = read_image(images / mapping[image_id]).shape
+                sizes[image_id] = height, width
             except InputError as error:
                 reason = str(error).split(": ", 1)[-1]
                 damaged.append((None, f"image {image_id}: {mapping[image_id]}: {reason}"))
             bar.advance()
-    report.first_of("pictures", images, damaged, "fetch the files again")
-    report.facts.append(f"pictures: {len(present)} files in {images}, {len(chosen)} of them decoded")
+    report.add("images", images, damaged, "download the files again, or remove the ids from the splits")
+    report.facts.append(f"images: {len(present)} files in {images}, {len(chosen)} of them decoded")
     return sizes
 
 
 def _check_equal(
     images: Path, mapping: Mapping[str, str], ids: list[str], split_of: Mapping[str, str], report: Report
 ) -> None:
-    """Files with the same bytes; only those of one length are read."""
+    """Find files with equal bytes; only files of equal length are read."""
     by_length: defaultdict[int, list[str]] = defaultdict(list)
     for image_id in ids:
         by_length[(images / mapping[image_id]).stat().st_size].append(image_id)
@@ -70,10 +77,10 @@ def _check_equal(
             if other == image_id or mapping[other] == mapping[image_id]:
                 continue
             one, two = split_of.get(other, "no split"), split_of.get(image_id, "no split")
-            message = f"images {other} ({one}) and {image_id} ({two}) have the same bytes"
+            message = f"images {other} ({one}) and {image_id} ({two}) have identical files"
             (within if one == two else across).append((None, message))
-    report.first_of("duplicates", images, across, "keep the picture in one split only")
-    report.first_of("duplicates", images, within, "keep one of the two", fatal=False)
+    report.add("duplicates", images, across, "keep the image in one split only")
+    report.add("duplicates", images, within, "remove one of the two ids", fatal=False)
 
 
 def _digest(path: Path) -> bytes:

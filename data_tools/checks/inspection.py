@@ -1,4 +1,4 @@
-"""Looking into a feature store: what it says of itself, what is in it, and its regions on a picture."""
+"""Inspecting a feature store: its content, provenance and statistics, and its regions drawn on an image."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_tools.detection.labels import Labels
 from data_tools.errors import InputError
-from data_tools.images.decoding import find_image_file, read_picture
+from data_tools.images.decoding import find_image_file, read_image
 from data_tools.images.drawing import draw_regions
 from data_tools.store.reading import FeatureStore
 from data_tools.store.schema import FORMAT, FORMAT_VERSION
@@ -20,23 +20,37 @@ SHOWN_ROWS = 3
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of the features of some images; numbers that are not finite are counted and left out of the rest."""
+    """Statistics of region features. Regions with NaN or Inf are counted in `not_finite` and left out of the rest.
+
+    Attributes:
+        images: number of images that were read.
+        mean, std, min, max: of all numbers.
+        zeros: fraction of numbers that are 0.
+        norm: mean Euclidean norm of a region.
+        not_finite: regions with a NaN or an infinity.
+        all_zero: regions of zeros only.
+    """
 
     images: int
     mean: float
-    deviation: float
-    least: float
-    most: float
-    zeros: float  # share of numbers that are 0
-    norm: float  # mean Euclidean norm of a region
-    not_finite: int  # regions with a NaN or an infinity
-    all_zero: int  # regions of nothing but zeros
+    std: float
+    min: float
+    max: float
+    zeros: float
+    norm: float
+    not_finite: int
+    all_zero: int
 
 
-def describe(store: FeatureStore, sample: int | None = 1000) -> dict[str, Any]:
-    """Everything that `data-tools inspect` prints, as plain data; statistics of `sample` images, None is all."""
-    counts, whole = store.counts, store.shape
-    data_sets = {
+def inspect_store(store: FeatureStore, sample: int | None = 1000) -> dict[str, Any]:
+    """Everything that `data-tools inspect` prints, as plain data.
+
+    Args:
+        store: the opened store.
+        sample: number of images that the statistics are taken from, spread evenly; None takes all.
+    """
+    counts, schema = store.counts, store.schema
+    datasets = {
         name: {
             "shape": list(shape),
             "type": "text" if dtype.kind in "OS" else str(dtype),
@@ -49,31 +63,31 @@ def describe(store: FeatureStore, sample: int | None = 1000) -> dict[str, Any]:
         "bytes": store.path.stat().st_size,
         "format": f"{FORMAT} {FORMAT_VERSION}",
         "virtual_sources": [str(source) for source in store.sources],
-        "images": whole.images,
-        "regions": whole.regions,
-        "dim": whole.dim,
+        "images": schema.images,
+        "regions": schema.regions,
+        "dim": schema.dim,
         "regions_per_image": {
-            "least": int(counts.min()) if len(counts) else 0,
+            "min": int(counts.min()) if len(counts) else 0,
             "mean": float(counts.mean()) if len(counts) else 0.0,
-            "most": int(counts.max(initial=0)),
+            "max": int(counts.max(initial=0)),
         },
-        "data_sets": data_sets,
+        "datasets": datasets,
         "provenance": store.provenance,
         "failures": list(store.failures),
-        "statistics": asdict(statistics(store, sample)) if whole.regions and whole.dim else None,
-        "rows": [_row(store, row) for row in range(min(SHOWN_ROWS, whole.images))],
+        "statistics": asdict(statistics(store, sample)) if schema.regions and schema.dim else None,
+        "rows": [_row(store, row) for row in range(min(SHOWN_ROWS, schema.images))],
     }
 
 
 def statistics(store: FeatureStore, sample: int | None) -> Statistics:
-    """Of `sample` images spread evenly over the store, or of all."""
+    """Statistics of the features of `sample` images, spread evenly over the store; None takes all images."""
     images = len(store)
     rows = np.arange(images)
     if sample is not None and sample < images:
         rows = np.linspace(0, images - 1, sample).astype(np.int64)
     total = squares = norms = 0.0
     numbers = zeros = regions = not_finite = all_zero = 0
-    least, most = np.inf, -np.inf
+    low, high = np.inf, -np.inf
     for row in rows:
         features = store.read(int(row)).astype(np.float64)
         finite = np.isfinite(features).all(axis=1)
@@ -86,21 +100,23 @@ def statistics(store: FeatureStore, sample: int | None) -> Statistics:
         norms += float(np.linalg.norm(features, axis=1).sum())
         zeros += int((features == 0).sum())
         all_zero += int((features == 0).all(axis=1).sum())
-        least, most = min(least, float(features.min())), max(most, float(features.max()))
+        low, high = min(low, float(features.min())), max(high, float(features.max()))
     if not numbers:
         nan = float("nan")
         return Statistics(len(rows), nan, nan, nan, nan, nan, nan, not_finite, all_zero)
     mean = total / numbers
-    deviation = max(squares / numbers - mean**2, 0.0) ** 0.5
-    return Statistics(
-        len(rows), mean, deviation, least, most, zeros / numbers, norms / regions, not_finite, all_zero
-    )
+    std = max(squares / numbers - mean**2, 0.0) ** 0.5
+    return Statistics(len(rows), mean, std, low, high, zeros / numbers, norms / regions, not_finite, all_zero)
 
 
 def region_labels(store: FeatureStore, row: int, labels: Labels | None = None) -> list[str]:
-    """A line for each region of an image: attribute, class and score, as far as the store has them.
+    """One label per region of an image: attribute, class and score, as far as the store has them.
 
-    Names come from `labels`, else from the store (`class_names`, `attribute_names`), else they are numbers.
+    Args:
+        store: the opened store.
+        row: the image.
+        labels: names of classes and attributes; None uses those of the store (`class_names`, `attribute_names`).
+            A class or attribute without a name is shown by its number.
     """
     columns = store.block(range(row, row + 1), features=False).regions
     known = {name: store.provenance.get(f"{name}_names", "").splitlines() for name in ("class", "attribute")}
@@ -121,65 +137,71 @@ def region_labels(store: FeatureStore, row: int, labels: Labels | None = None) -
 
 
 def draw_image(store: FeatureStore, image_id: str, images: Path, labels: Labels | None = None) -> Image.Image:
-    """The picture of an image with the store's boxes, labelled.
+    """Draw the regions of one image on it, with labels.
+
+    Args:
+        store: the opened store; it needs boxes.
+        image_id: the image.
+        images: the images folder, see `find_image_file`.
+        labels: names of classes and attributes; None uses those of the store.
 
     Raises:
-        InputError: the store has no such image or no boxes, the picture is absent or damaged, or it has another
-            size than the one whose regions are stored.
+        InputError: the store lacks the image or boxes, a box is not finite, or the image file is missing, damaged
+            or of another size than the extracted image.
     """
     row = int(store.rows([image_id])[0])
     boxes = store.boxes(row)
     if boxes is None:
-        raise InputError(f"{store.path}: holds no boxes to draw")
+        raise InputError(f"{store.path}: holds no boxes")
     if not np.isfinite(boxes).all():
         raise InputError(f"{store.path}: image {image_id}: a box is NaN or Inf")
     path = find_image_file(image_id, images)
-    picture = read_picture(path)
+    image = read_image(path)
     sizes = store.block(range(row, row + 1), features=False).image_sizes
-    if sizes is not None and tuple(sizes[0]) != picture.shape[:2]:
+    if sizes is not None and tuple(sizes[0]) != image.shape[:2]:
         raise InputError(
-            f"{path}: is {picture.shape[1]} x {picture.shape[0]} pixels; {store.path} was made from one of "
-            f"{sizes[0, 1]} x {sizes[0, 0]}"
+            f"{path}: {image.shape[1]} x {image.shape[0]} pixels, but its regions in {store.path} were extracted "
+            f"at {sizes[0, 1]} x {sizes[0, 0]}"
         )
-    return draw_regions(picture, boxes, region_labels(store, row, labels))
+    return draw_regions(image, boxes, region_labels(store, row, labels))
 
 
-def as_text(described: dict[str, Any]) -> str:
-    """The description for the console."""
-    counts = described["regions_per_image"]
+def as_text(inspected: dict[str, Any]) -> str:
+    """The result of `inspect_store` as text for a terminal."""
+    counts = inspected["regions_per_image"]
     lines = [
-        f"{described['file']}: {described['format']}, {described['bytes'] / 1e6:.1f} MB",
-        f"  {described['images']} images, {described['regions']} regions "
-        f"({counts['least']} to {counts['most']} an image, {counts['mean']:.1f} on average)",
+        f"{inspected['file']}: {inspected['format']}, {inspected['bytes'] / 1e6:.1f} MB",
+        f"  {inspected['images']} images, {inspected['regions']} regions "
+        f"({counts['min']} to {counts['max']} per image, {counts['mean']:.1f} on average)",
     ]
-    lines += [f"  features in {source}" for source in described["virtual_sources"]]
-    lines += ["", f"{'data set':18}{'shape':16}{'type':10}{'MB':>10}"]
-    for name, entry in described["data_sets"].items():
+    lines += [f"  features in {source}" for source in inspected["virtual_sources"]]
+    lines += ["", f"{'dataset':18}{'shape':16}{'type':10}{'MB':>10}"]
+    for name, entry in inspected["datasets"].items():
         shape = " x ".join(map(str, entry["shape"]))
         lines.append(f"{name:18}{shape:16}{entry['type']:10}{entry['bytes'] / 1e6:>10.2f}")
     lines += ["", "provenance"]
-    lines += [f"  {name:20}{_brief(text)}" for name, text in described["provenance"].items()] or ["  none"]
-    if described["failures"]:
-        first = described["failures"][0]
-        lines.append(f"  {len(described['failures'])} images could not be stored, the first: {first}")
-    found = described["statistics"]
+    lines += [f"  {name:20}{_brief(text)}" for name, text in inspected["provenance"].items()] or ["  none"]
+    if inspected["failures"]:
+        first = inspected["failures"][0]
+        lines.append(f"  {len(inspected['failures'])} images could not be extracted, for instance {first}")
+    found = inspected["statistics"]
     if found:
         lines += [
             "",
-            f"features of {found['images']} images: mean {found['mean']:.4g}, deviation {found['deviation']:.4g}, "
-            f"{found['least']:.4g} to {found['most']:.4g}, {found['zeros']:.1%} zeros, "
-            f"norm of a region {found['norm']:.4g}",
+            f"features of {found['images']} images: mean {found['mean']:.4g}, std {found['std']:.4g}, "
+            f"{found['min']:.4g} to {found['max']:.4g}, {found['zeros']:.1%} zeros, "
+            f"mean norm of a region {found['norm']:.4g}",
             f"  {found['not_finite']} regions with NaN or Inf, {found['all_zero']} of zeros only",
         ]
     lines += [
         "",
-        *(f"{row['id']}: {row['regions']} regions{row['size']}; {row['first']}" for row in described["rows"]),
+        *(f"{row['id']}: {row['regions']} regions{row['size']}; {row['first']}" for row in inspected["rows"]),
     ]
     return "\n".join(lines)
 
 
 def _brief(text: str) -> str:
-    """The first line of a text, and how many more there are."""
+    """The first line of a text, and how many lines it has if there are more."""
     lines = text.splitlines() or [""]
     return lines[0][:80] + (f" ... ({len(lines)} lines)" if len(lines) > 1 else "")
 

@@ -1,24 +1,28 @@
-"""Whether a data folder will train: every check in turn."""
+"""Checks whether a data folder is ready for training."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from data_tools.checks.features import check_features
 from data_tools.checks.findings import Report
-from data_tools.checks.images import check_pictures
+from data_tools.checks.images import check_images
 from data_tools.checks.splits import check_mapping, check_splits, check_vocabulary, fix_text
 from data_tools.errors import InputError
 from data_tools.layout import images_folder, precomp_folder
 
 
 def verify(data: Path, features: Path | None = None, sample: int | None = 1000) -> Report:
-    """Check the data set in the folder `data`.
+    """Check the dataset in the folder `data`.
 
-    All ids, captions and numbers are read, and of the pictures `sample`, spread evenly (None: all). A data set
-    without a folder of images is checked without pictures.
+    All ids, captions and features are read. A dataset without an images folder is checked without its images.
+
+    Args:
+        data: the folder of the dataset.
+        features: a features file or folder elsewhere; None uses those in `data`.
+        sample: number of images to decode, spread evenly; None decodes all.
 
     Raises:
-        InputError: there is no split at all.
+        InputError: the folder has no split.
     """
     report = Report()
     precomp = precomp_folder(data)
@@ -28,20 +32,20 @@ def verify(data: Path, features: Path | None = None, sample: int | None = 1000) 
     try:
         images = images_folder(data)
     except InputError:
-        report.facts.append("pictures: no folder of them")
+        report.facts.append("images: no images folder")
     else:
         if mapping:
-            sizes = check_pictures(images, mapping, checked, sample, report)
+            sizes = check_images(images, mapping, checked, sample, report)
     check_features(data, precomp, features, checked, mapping, sizes, report)
     check_vocabulary(data, checked, report)
     return report
 
 
-def fix(report: Report) -> list[Path]:
-    """Mend what can be mended without changing what is read: byte-order marks and Windows line ends.
+def fix_files(report: Report) -> list[Path]:
+    """Remove the byte-order marks and Windows line ends that `report` found; no text that is read changes.
 
     Returns:
-        The files that were written anew.
+        The files that were rewritten.
     """
     files = list(dict.fromkeys(finding.file for finding in report.findings if finding.fixable))
     for file in files:

@@ -59,15 +59,15 @@ class StoreSource(RegionSource):
 
     def __init__(self, path: Path) -> None:
         self.store = FeatureStore(path)
-        shape = self.store.shape
+        schema = self.store.schema
         super().__init__(
             path,
             self.store.image_ids,
             self.store.counts,
             self.store.dim,
             self.store.dtype,
-            shape.region_columns,
-            shape.has_image_sizes,
+            schema.region_columns,
+            schema.has_image_sizes,
             self.store.provenance,
             self.store.failures,
         )

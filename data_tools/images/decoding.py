@@ -22,7 +22,7 @@ class UnreadableImageError(Exception):
     """A file cannot be decoded as an image; the message gives the reason in a few words."""
 
 
-def decode_picture(path: Path) -> np.ndarray:
+def decode_image(path: Path) -> np.ndarray:
     """Decode an image file of any kind.
 
     The EXIF orientation is applied, transparent pixels are blended with white, 16-bit values keep their upper
@@ -39,9 +39,9 @@ def decode_picture(path: Path) -> np.ndarray:
             raise UnreadableImageError("the file is empty")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damage that matters raises an error below
-            with Image.open(path) as picture:
-                picture.load()
-                upright = ImageOps.exif_transpose(picture)
+            with Image.open(path) as image:
+                image.load()
+                upright = ImageOps.exif_transpose(image)
                 return np.asarray(_to_rgb(upright))
     except FileNotFoundError:
         raise UnreadableImageError("no such file") from None
@@ -63,18 +63,18 @@ def to_bgr(image: np.ndarray) -> np.ndarray:
 
 
 def decode_bgr(path: Path) -> np.ndarray:
-    """As `decode_picture`, but (height, width, 3) uint8 in BGR."""
-    return to_bgr(decode_picture(path))
+    """As `decode_image`, but (height, width, 3) uint8 in BGR."""
+    return to_bgr(decode_image(path))
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """As `decode_picture`, with an error that a command prints: for an image that is required.
+def read_image(path: Path) -> np.ndarray:
+    """As `decode_image`, with an error that a command prints: for an image that is required.
 
     Raises:
         InputError: the file is missing, empty, damaged, truncated or not an image; the message names it.
     """
     try:
-        return decode_picture(path)
+        return decode_image(path)
     except UnreadableImageError as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
 

@@ -43,7 +43,7 @@ class StoreContents:
     @classmethod
     def of_store(cls, store: FeatureStore) -> "StoreContents":
         """Of an open store."""
-        return cls(store.shape, store.image_ids, store.counts, store.failures)
+        return cls(store.schema, store.image_ids, store.counts, store.failures)
 
     @classmethod
     def of_block(cls, block: Block) -> "StoreContents":

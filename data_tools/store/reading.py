@@ -205,7 +205,7 @@ class FeatureStore:
         yield replace(empty, failures=self.failures)
 
     @property
-    def shape(self) -> StoreSchema:
+    def schema(self) -> StoreSchema:
         """The schema with which a copy of this store would be created."""
         return StoreSchema(
             images=len(self.image_ids),

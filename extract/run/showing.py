@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from data_tools.detection.labels import Labels
-from data_tools.images.decoding import read_picture, to_bgr
+from data_tools.images.decoding import read_image, to_bgr
 from data_tools.images.drawing import draw_regions
 from extract.detector.detector import Detector
 from extract.regions.selection import Selection
@@ -24,7 +24,7 @@ def show_image(
     Raises:
         InputError: the image cannot be read.
     """
-    image = read_picture(path)
+    image = read_image(path)
     pixels, geometry = detector.resizing(to_bgr(image))
     [proposals] = detector([pixels], [geometry])
     columns = select_regions(proposals, selection)

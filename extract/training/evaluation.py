@@ -9,7 +9,7 @@ import torch
 from detectron2.structures import Instances
 
 from data_tools.console import Progress
-from data_tools.images.decoding import read_picture, to_bgr
+from data_tools.images.decoding import read_image, to_bgr
 from extract.detector.detector import Detector
 from extract.training.average_precision import (
     attribute_precisions,
@@ -97,7 +97,7 @@ def evaluate_detector(detector: Detector, split: DetectionSplit) -> DetectorScor
     results: list[ImageResult] = []
     with Progress("evaluate detector", len(split.records), "images") as bar:
         for record in split.records:
-            image = to_bgr(read_picture(Path(record["file_name"])))
+            image = to_bgr(read_image(Path(record["file_name"])))
             objects = np.array([a["bbox"] for a in record["annotations"]], dtype=np.float32).reshape(-1, 4)
             instances, attribute_scores = _predict(detector, image, objects)
             results.append(image_result(record["annotations"], objects, instances, attribute_scores))

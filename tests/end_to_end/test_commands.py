@@ -365,7 +365,7 @@ def test_the_regions_of_a_picture_are_drawn(data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("absent",), 1, "absent: no such folder of images"),
+        (("absent",), 1, "absent: no such folder or list of images"),
         ((".", "--config", "scenes"), 2, "--config scenes needs --weights"),
     ],
 )

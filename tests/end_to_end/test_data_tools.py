@@ -79,7 +79,7 @@ def coco(data):
     return data / "coco"
 
 
-def test_verify_reports_and_mends(coco):
+def test_verify_reports_and_fixes(coco):
     captions = coco / "precomp" / "dev_caps.txt"
     captions.write_bytes(captions.read_bytes().replace(b"\n", b"\r\n"))
     assert "warning" in tools("verify", coco).stdout
@@ -150,7 +150,7 @@ def test_the_same_captions_give_the_same_vocabulary(flickr8k, scan_vocabularies,
         (("splits", "list.json", "--out", "o"), 1, "list.json: not one of Karpathy's"),
         (("splits", "a.csv", "--out", "o", "--images", "."), 1, "x.jpg: no such file (image x)"),
         (("splits", "a.csv", "--out", "o", "--ids", "dev"), 2, "--ids dev: expected SPLIT=FILE"),
-        (("splits", "a.csv", "--out", "o", "--ids", "dev=list.json"), 2, "--ids goes with COCO's"),
+        (("splits", "a.csv", "--out", "o", "--ids", "dev=list.json"), 2, "--ids: only for COCO's caption files"),
         (("splits", "a.csv", "--out", "o", "--dev", "1"), 2, "leave none of the 1 images"),
         (("splits", "a.tsv", "--out", "o"), 1, "a.tsv, line 1: expected a column image"),
         (("vocab", "."), 1, "holds no split"),

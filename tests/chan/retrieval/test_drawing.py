@@ -7,7 +7,7 @@ from PIL import Image, ImageColor
 from chan.retrieval import drawing as pictures
 from chan.retrieval.explanation import Answer, Explanation
 from data_tools.errors import InputError
-from data_tools.images.decoding import read_picture
+from data_tools.images.decoding import read_image
 
 
 def explanation(file: Path, correct: bool = True, words: int = 1) -> Explanation:
@@ -62,7 +62,7 @@ def test_sixteen_bits_are_drawn_with_their_upper_byte(tmp_path: Path) -> None:
     values = np.full((80, 100), 100 * 256 + 77, dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")
     drawn = pictures.draw([explanation(tmp_path / "deep.png", correct=False)])
-    np.testing.assert_array_equal(read_picture(tmp_path / "deep.png"), np.full((80, 100, 3), 100, np.uint8))
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.png"), np.full((80, 100, 3), 100, np.uint8))
     assert count(drawn, "rgb(100, 100, 100)") > 0.9 * 350 * 280  # the image's part of its cell
 
 
@@ -71,7 +71,7 @@ def test_transparent_pixels_are_drawn_as_the_detector_saw_them(tmp_path: Path) -
     pixels[:, :50] = (200, 0, 0, 0)  # a hidden red
     pixels[:, 50:] = (0, 0, 0, 51)  # black over white: 0.8 * 255
     Image.fromarray(pixels).save(tmp_path / "clear.png")
-    seen = read_picture(tmp_path / "clear.png")
+    seen = read_image(tmp_path / "clear.png")
     assert (seen[:, :50] == 255).all()
     assert (seen[:, 50:] == 204).all()
     drawn = pictures.draw([explanation(tmp_path / "clear.png", correct=False)])

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools.checks.inspection import as_text, describe, draw_image, region_labels, statistics
+from data_tools.checks.inspection import as_text, draw_image, inspect_store, region_labels, statistics
 from data_tools.detection.labels import Labels
 from data_tools.errors import InputError
 from data_tools.images.drawing import COLOURS
 from data_tools.store.reading import FeatureStore
-from data_tools.store.schema import Block, StoreSchema
+from data_tools.store.schema import REGION_COLUMNS, Block, StoreSchema
 from data_tools.store.writing import write_store
 
 
@@ -34,20 +34,35 @@ def test_statistics_are_those_of_all_numbers(tmp_path, block):
     finite = features[[0, 2, 3, 4]].astype(np.float64)
     assert (found.images, found.not_finite, found.all_zero) == (3, 1, 1)
     assert found.mean == pytest.approx(np.mean(finite))
-    assert found.deviation == pytest.approx(np.std(finite))
-    assert (found.least, found.most) == (finite.min(), finite.max())
+    assert found.std == pytest.approx(np.std(finite))
+    assert (found.min, found.max) == (finite.min(), finite.max())
     assert found.zeros == 5 / 20
     assert found.norm == pytest.approx(np.mean([np.sqrt(sum(x * x for x in row)) for row in finite.tolist()]))
     assert statistics(FeatureStore(tmp_path / "f.h5"), 2).images == 2
 
 
-def test_the_description_names_everything(tmp_path, block):
-    text = as_text(describe(store_of(tmp_path / "f.h5", block)))
-    for words in ("region-features 1", "3 images, 5 regions (0 to 3 an image", "features", "5 x 5", "float32",
-                  "all ... (2 lines)", "a: 2 regions of 40 x 30 pixels", "b: 0 regions", "no region"):  # fmt: skip
-        assert words in text
+def test_an_inspection_has_sizes_types_provenance_and_first_images(tmp_path, block):
+    found = inspect_store(store_of(tmp_path / "f.h5", block))
+    assert (found["format"], found["images"], found["regions"], found["dim"]) == ("region-features 1", 3, 5, 5)
+    assert found["bytes"] == (tmp_path / "f.h5").stat().st_size
+    assert found["regions_per_image"] == {"min": 0, "mean": 5 / 3, "max": 3}
+    assert found["datasets"]["features"] == {"shape": [5, 5], "type": "float32", "bytes": 100}
+    assert found["datasets"]["image_ids"]["type"] == "text"
+    assert set(found["datasets"]) == {"image_ids", "offsets", "image_sizes", "features", *REGION_COLUMNS}
+    assert (found["provenance"], found["failures"]) == ({"selection": "all\nof them"}, [])
+    assert found["statistics"]["max"] == block.regions["features"].max()
+    assert [(row["id"], row["regions"]) for row in found["rows"]] == [("a", 2), ("b", 0), ("c", 3)]
+    lines = as_text(found).splitlines()
+    assert lines[1].strip() == "3 images, 5 regions (0 to 3 per image, 1.7 on average)"
+    assert ["selection", "all", "...", "(2", "lines)"] in [line.split() for line in lines]
+
+
+def test_an_empty_store_is_inspected(tmp_path):
     empty = Block([], np.empty(0, np.int64), {"features": np.empty((0, 4), np.float32)})
-    assert "0 images, 0 regions" in as_text(describe(store_of(tmp_path / "e.h5", empty, {"a": "b"})))
+    found = inspect_store(store_of(tmp_path / "e.h5", empty, {"a": "b"}))
+    assert (found["images"], found["regions"], found["statistics"], found["rows"]) == (0, 0, None, [])
+    assert found["regions_per_image"] == {"min": 0, "mean": 0.0, "max": 0}
+    assert len(as_text(found).splitlines()) > 5
 
 
 def test_labels_are_names_where_they_are_known(tmp_path, block):
@@ -77,7 +92,7 @@ def test_boxes_are_drawn_on_the_picture_of_the_id(tmp_path, block, mapped):
     assert drawn.shape == (480, 640, 3)
     assert (drawn[5 * 16 : 25 * 16, 4 * 16] == COLOURS[0]).all(axis=-1).sum() > 200
     Image.new("RGB", (41, 30)).save(images / file)
-    with pytest.raises(InputError, match=r"is 41 x 30 pixels; .* was made from one of 40 x 30"):
+    with pytest.raises(InputError, match=r"41 x 30 pixels, but its regions in .* were extracted at 40 x 30"):
         draw_image(store, "a", images)
     (images / file).write_bytes(b"no picture")
     with pytest.raises(InputError, match="cannot be read: not an image"):
@@ -91,5 +106,5 @@ def test_boxes_are_drawn_on_the_picture_of_the_id(tmp_path, block, mapped):
 
 def test_a_store_without_boxes_cannot_be_drawn(tmp_path, block):
     bare = dataclasses.replace(block, regions={"features": block.regions["features"]})
-    with pytest.raises(InputError, match="holds no boxes to draw"):
+    with pytest.raises(InputError, match="holds no boxes"):
         draw_image(store_of(tmp_path / "f.h5", bare), "a", tmp_path)

@@ -1,6 +1,6 @@
 """A good folder, and that folder with one fault at a time."""
 
-# ruff: noqa: E501 - the table of faults reads best with a fault a line
+# ruff: noqa: E501 - the table of faults reads best with one fault per line
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from PIL import Image
 from data_tools.captions.collection import CaptionedImage, write_split_files
 from data_tools.captions.splits import load_split
 from data_tools.captions.vocabulary import Vocabulary
-from data_tools.checks.verification import fix, verify
+from data_tools.checks.verification import fix_files, verify
 from data_tools.errors import InputError
 from data_tools.store.parts import Parts
 from data_tools.store.reading import FeatureStore
@@ -30,7 +30,7 @@ PROVENANCE = {
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory, make_block):
-    """A data set with pictures, captions, vocabulary and features."""
+    """A dataset with images, captions, vocabulary and features."""
     data = tmp_path_factory.mktemp("good") / "data"
     images = [
         CaptionedImage(
@@ -106,10 +106,10 @@ def leave_part(data):
 
 FAULTS = {  # what is done, check, file, line, count, fatal, words of the message
     "id not in the mapping": (lambda d: mapping(d) or lines(d, "dev_ids", lambda t: t.replace(b"21", b"99")), "mapping", "dev_ids.txt", 2, 1, True, "image 99 is not in"),
-    "files missing": (lambda d: [(d / "images/train" / f"{i}.png").unlink() for i in (10, 11)], "pictures", "images", None, 2, True, "image 10: train/10.png is not there"),
-    "picture cut short": (lambda d: (d / "images/dev/20.png").write_bytes((d / "images/dev/20.png").read_bytes()[:900]), "pictures", "images", None, 1, True, "image 20"),
-    "picture that is none": (lambda d: (d / "images/dev/20.png").write_text("x"), "pictures", "images", None, 1, True, "not an image"),
-    "picture of another size": (lambda d: Image.new("RGB", (9, 9)).save(d / "images/dev/20.png"), "boxes", "features.h5", None, 1, True, "was 32 x 24 pixels, its file is 9 x 9"),
+    "files missing": (lambda d: [(d / "images/train" / f"{i}.png").unlink() for i in (10, 11)], "images", "images", None, 2, True, "image 10: train/10.png: no such file"),
+    "picture cut short": (lambda d: (d / "images/dev/20.png").write_bytes((d / "images/dev/20.png").read_bytes()[:900]), "images", "images", None, 1, True, "image 20"),
+    "picture that is none": (lambda d: (d / "images/dev/20.png").write_text("x"), "images", "images", None, 1, True, "not an image"),
+    "picture of another size": (lambda d: Image.new("RGB", (9, 9)).save(d / "images/dev/20.png"), "boxes", "features.h5", None, 1, True, "image 20: 32 x 24 pixels when extracted, now 9 x 9"),
     "caption lost": (lambda d: lines(d, "train_caps", lambda t: t.split(b"\n", 1)[1]), "captions", "train_caps.txt", None, 1, True, "19 captions for the 4 lines"),
     "captions empty": (lambda d: lines(d, "train_caps", lambda t: t.replace(b"a cat number 1 of 11", b"").replace(b"a cat number 2 of 11", b" ")), "captions", "train_caps.txt", 7, 2, False, "empty"),
     "caption id lost": (lambda d: lines(d, "dev_capids", lambda t: t[4:]), "captions", "dev_capids.txt", None, 1, True, "9 caption ids for 10 captions"),
@@ -124,11 +124,11 @@ FAULTS = {  # what is done, check, file, line, count, fatal, words of the messag
     "no dev": (lambda d: (d / "precomp/dev_ids.txt").unlink(), "splits", "dev_ids.txt", None, 1, True, "no such file"),
     "mapping is a list": (lambda d: (d / "id_mapping.json").write_text("[1]"), "mapping", "id_mapping.json", None, 1, True, "expected an object"),
     "mapping leaves the folder": (lambda d: mapping(d, **{"20": "../20.png"}), "mapping", "id_mapping.json", None, 1, True, "id 20: expected a file relative to"),
-    "mapping has an id twice": (lambda d: (d / "id_mapping.json").write_text((d / "id_mapping.json").read_text().replace("{", '{"20": "x.png",\n')), "mapping", "id_mapping.json", 1, 1, True, "id 20 is there 2 times"),
-    "two ids of one file": (lambda d: mapping(d, **{"21": "dev/20.png"}), "mapping", "id_mapping.json", 1, 1, False, "ids 20 and 21 are the same file"),
-    "one picture in two splits": (lambda d: copy(d, "train/10.png", "dev/20.png"), "duplicates", "images", None, 1, True, "images 20 (dev) and 10 (train) have the same bytes"),
-    "one picture twice": (lambda d: copy(d, "train/10.png", "train/11.png"), "duplicates", "images", None, 1, False, "have the same bytes"),
-    "image without features": (lambda d: rewritten(d, **without("10")), "features", "train_ids.txt", 1, 1, True, "holds no image 10"),
+    "mapping has an id twice": (lambda d: (d / "id_mapping.json").write_text((d / "id_mapping.json").read_text().replace("{", '{"20": "x.png",\n')), "mapping", "id_mapping.json", 1, 1, True, "id 20 is listed 2 times"),
+    "two ids of one file": (lambda d: mapping(d, **{"21": "dev/20.png"}), "mapping", "id_mapping.json", 1, 1, False, "ids 20 and 21 have the same file"),
+    "one picture in two splits": (lambda d: copy(d, "train/10.png", "dev/20.png"), "duplicates", "images", None, 1, True, "images 20 (dev) and 10 (train) have identical files"),
+    "one picture twice": (lambda d: copy(d, "train/10.png", "train/11.png"), "duplicates", "images", None, 1, False, "have identical files"),
+    "image without features": (lambda d: rewritten(d, **without("10")), "features", "train_ids.txt", 1, 1, True, "features.h5 lacks image 10"),
     "no features": (lambda d: (d / "precomp/features.h5").unlink(), "features", "precomp", None, 2, True, "holds neither features.h5 nor dev_ims.npy"),
     "store and arrays": (lambda d: np.save(d / "precomp/train_ims.npy", np.ones((4, 3, 4), np.float32)), "features", "precomp", None, 1, True, "holds both"),
     "store cut short": (lambda d: (d / "precomp/features.h5").write_bytes((d / "precomp/features.h5").read_bytes()[:9000]), "features", "precomp", None, 1, True, "not a readable HDF5 file"),
@@ -137,16 +137,16 @@ FAULTS = {  # what is done, check, file, line, count, fatal, words of the messag
     "zeros": (lambda d: store(d, lambda f: f["features"].__setitem__(slice(2, 4), 0)), "zeros", "features.h5", None, 2, True, "image 10, region 2: zeros only"),
     "no regions": (lambda d: store(d, lambda f: f["offsets"].__setitem__(1, 0)), "region counts", "features.h5", None, 1, True, "image 10 has no region"),
     "offsets fall": (lambda d: store(d, lambda f: f["offsets"].__setitem__(1, 9)), "features", "precomp", None, 1, True, "offsets: expected"),
-    "same features": (lambda d: store(d, lambda f: f["features"].__setitem__(slice(3, 6), f["features"][:3])), "duplicates", "features.h5", None, 1, False, "images 10 and 11 have the same features"),
-    "box reversed": (lambda d: store(d, lambda f: f["boxes"].__setitem__((0, 0), 31)), "boxes", "features.h5", None, 1, True, "ends before it begins"),
-    "box outside": (lambda d: store(d, lambda f: f["boxes"].__setitem__((0, 2), 99)), "boxes", "features.h5", None, 1, False, "lies outside its 32 x 24 pixels"),
+    "same features": (lambda d: store(d, lambda f: f["features"].__setitem__(slice(3, 6), f["features"][:3])), "duplicates", "features.h5", None, 1, False, "images 10 and 11 have equal features"),
+    "box reversed": (lambda d: store(d, lambda f: f["boxes"].__setitem__((0, 0), 31)), "boxes", "features.h5", None, 1, True, "image 10: the corners of a box are reversed"),
+    "box outside": (lambda d: store(d, lambda f: f["boxes"].__setitem__((0, 2), 99)), "boxes", "features.h5", None, 1, False, "exceeds the image of 32 x 24 pixels"),
     "box NaN": (lambda d: store(d, lambda f: f["boxes"].__setitem__((0, 2), np.nan)), "boxes", "features.h5", None, 1, True, "a box is NaN"),
-    "no provenance": (lambda d: store(d, lambda f: f.attrs.__delitem__("weights_sha256")), "provenance", "features.h5", None, 1, False, "does not say its weights_sha256"),
-    "provenance of another type": (lambda d: store(d, lambda f: f.attrs.__setitem__("feature_dtype", "float16")), "provenance", "features.h5", None, 1, True, "feature_dtype says float16"),
+    "no provenance": (lambda d: store(d, lambda f: f.attrs.__delitem__("weights_sha256")), "provenance", "features.h5", None, 1, False, "lacks the attributes weights_sha256"),
+    "provenance of another type": (lambda d: store(d, lambda f: f.attrs.__setitem__("feature_dtype", "float16")), "provenance", "features.h5", None, 1, True, "feature_dtype is float16, but the features are float32"),
     "class without a name": (lambda d: store(d, lambda f: f["class_ids"].__setitem__(3, 7)), "provenance", "features.h5", None, 1, True, "class 7 has no name"),
     "failed images": (lambda d: rewritten(d, failures=lambda b: ({"id": "77", "reason": "cut"},)), "provenance", "features.h5", None, 1, False, "image 77 could not be extracted: cut"),
-    "parts left": (lambda d: leave_part(d), "parts", "features.h5.parts", None, 1, False, "did not end"),
-    "foreign vocabulary": (lambda d: Vocabulary(["<pad>", "<start>", "<end>", "<unk>", "chat"]).save(d / "vocab.json"), "vocabulary", "vocab.json", None, 1, True, "knows 0.0% of the words"),
+    "parts left": (lambda d: leave_part(d), "parts", "features.h5.parts", None, 1, False, "unfinished extraction"),
+    "foreign vocabulary": (lambda d: Vocabulary(["<pad>", "<start>", "<end>", "<unk>", "chat"]).save(d / "vocab.json"), "vocabulary", "vocab.json", None, 1, True, "has 0.0% of the words"),
     "no vocabulary": (lambda d: (d / "vocab.json").write_text("[]"), "vocabulary", "vocab.json", None, 1, True, "expected SCAN's vocabulary"),
 }  # fmt: skip
 
@@ -170,14 +170,14 @@ def test_each_fault_is_found_where_it_is(good, tmp_path, name):
     (finding,) = found
     assert (finding.check, finding.file.name, finding.line) == (check, file, line)
     assert (finding.count, finding.fatal) == (count, fatal)
-    assert finding.remedy
+    first, second = str(finding).split("\n")
+    assert first.startswith(f"{'error' if fatal else 'warning'}: {finding.file}")
+    assert second == f"    fix: {finding.fix}"
+    assert finding.fix
     assert "\n" not in finding.message
     assert report.will_train == (not any(other.fatal for other in report.findings))
-    assert report.will_train or fatal or len(report.findings) > 1
-
-
-def test_there_are_more_than_twenty_faults():
-    assert len(FAULTS) > 20
+    if fatal:
+        assert not report.will_train
 
 
 def test_arrays_of_other_dimensions_are_found(good, tmp_path):
@@ -190,7 +190,8 @@ def test_arrays_of_other_dimensions_are_found(good, tmp_path):
     assert verify(data).findings == []
     np.save(data / "precomp" / "dev_ims.npy", rng.normal(size=(2, 3, 5)))
     (finding,) = verify(data).findings
-    assert "features differ in length" in finding.message
+    assert (finding.check, finding.file.name, finding.fatal) == ("dimensions", "precomp", True)
+    assert "5 in dev_ims.npy, 4 in test_ims.npy" in finding.message
 
 
 def test_a_fix_changes_no_text_that_is_read(good, tmp_path):
@@ -199,7 +200,7 @@ def test_a_fix_changes_no_text_that_is_read(good, tmp_path):
     before = load_split(data / "precomp", "dev")
     lines(data, "dev_caps", lambda text: b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n"))
     lines(data, "dev_ids", lambda text: text.replace(b"\n", b"\r\n"))
-    assert [path.name for path in fix(verify(data))] == ["dev_ids.txt", "dev_caps.txt"]
+    assert [path.name for path in fix_files(verify(data))] == ["dev_ids.txt", "dev_caps.txt"]
     assert verify(data).findings == []
     for name in ("dev_ids.txt", "dev_caps.txt"):
         assert (data / "precomp" / name).read_bytes() == (good / "precomp" / name).read_bytes()
@@ -207,7 +208,7 @@ def test_a_fix_changes_no_text_that_is_read(good, tmp_path):
     assert (after.image_ids, after.captions) == (before.image_ids, before.captions)
 
 
-def test_a_sample_decodes_as_many_pictures(good, tmp_path):
+def test_a_sample_decodes_as_many_images(good, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(good, data)
     for file in (data / "images" / "train").iterdir():

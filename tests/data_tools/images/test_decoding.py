@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools.images.decoding import UnreadableImageError, decode_picture
+from data_tools.images.decoding import UnreadableImageError, decode_image
 
 RED = (255, 0, 0)
 
@@ -22,24 +22,24 @@ def coloured(width=12, height=8):
 
 
 def test_colours_are_rgb_bytes(tmp_path):
-    image = decode_picture(save(tmp_path / "a.png", Image.fromarray(coloured())))
+    image = decode_image(save(tmp_path / "a.png", Image.fromarray(coloured())))
     assert image.dtype == np.uint8
     np.testing.assert_array_equal(image, coloured())
 
 
 def test_jpeg_is_decoded_to_the_bytes_of_opencv(coco_samples):
     for path in sorted((coco_samples / "images").rglob("*.jpg")):
-        np.testing.assert_array_equal(decode_picture(path), cv2.imread(str(path), cv2.IMREAD_COLOR)[:, :, ::-1])
+        np.testing.assert_array_equal(decode_image(path), cv2.imread(str(path), cv2.IMREAD_COLOR)[:, :, ::-1])
 
 
 def test_grey_is_repeated_in_all_channels(tmp_path):
     grey = coloured()[:, :, 0]
-    image = decode_picture(save(tmp_path / "a.png", Image.fromarray(grey)))
+    image = decode_image(save(tmp_path / "a.png", Image.fromarray(grey)))
     np.testing.assert_array_equal(image, np.repeat(grey[:, :, None], 3, axis=2))
 
 
 def test_cmyk_jpeg_becomes_colour(tmp_path):
-    image = decode_picture(save(tmp_path / "a.jpg", Image.new("CMYK", (16, 16), (0, 255, 255, 0)), quality=95))
+    image = decode_image(save(tmp_path / "a.jpg", Image.new("CMYK", (16, 16), (0, 255, 255, 0)), quality=95))
     assert np.abs(image.astype(int) - RED).max() <= 2
 
 
@@ -48,7 +48,7 @@ def test_cmyk_jpeg_becomes_colour(tmp_path):
 def test_sixteen_bits_keep_their_upper_byte(tmp_path, ending, channels):
     values = np.random.default_rng(0).integers(0, 65536, (9, 7, channels), dtype=np.uint16)
     cv2.imwrite(str(tmp_path / f"a.{ending}"), values)
-    image = decode_picture(tmp_path / f"a.{ending}").astype(int)
+    image = decode_image(tmp_path / f"a.{ending}").astype(int)
     assert np.abs(image - np.broadcast_to(values[:, :, ::-1] >> 8, image.shape)).max() <= 1
 
 
@@ -57,7 +57,7 @@ def test_alpha_is_laid_over_white(tmp_path, mode):
     alpha = np.array([[0, 128, 255]], np.uint8)
     value = np.full_like(alpha, 100)
     channels = [value] * (len(mode) - 1) + [alpha]
-    image = decode_picture(save(tmp_path / "a.png", Image.fromarray(np.stack(channels, axis=2), mode)))
+    image = decode_image(save(tmp_path / "a.png", Image.fromarray(np.stack(channels, axis=2), mode)))
     expected = 255 + (100 - 255) * (alpha[0] / 255.0)
     assert np.abs(image[0] - expected[:, None]).max() <= 1
 
@@ -66,7 +66,7 @@ def test_a_transparent_palette_colour_is_white(tmp_path):
     picture = Image.new("P", (2, 1))
     picture.putpalette([255, 0, 0, 0, 0, 255])
     picture.putpixel((1, 0), 1)
-    image = decode_picture(save(tmp_path / "a.gif", picture, transparency=1))
+    image = decode_image(save(tmp_path / "a.gif", picture, transparency=1))
     assert image.tolist() == [[[255, 0, 0], [255, 255, 255]]]
 
 
@@ -87,12 +87,12 @@ UPRIGHT = {
 def test_exif_orientation_is_applied(tmp_path, orientation):
     exif = Image.Exif()
     exif[274] = orientation
-    image = decode_picture(save(tmp_path / "a.png", Image.fromarray(coloured()), exif=exif))
+    image = decode_image(save(tmp_path / "a.png", Image.fromarray(coloured()), exif=exif))
     np.testing.assert_array_equal(image, UPRIGHT[orientation](coloured()))
 
 
 def test_one_pixel_is_an_image(tmp_path):
-    image = decode_picture(save(tmp_path / "a.png", Image.new("RGB", (1, 1), RED)))
+    image = decode_image(save(tmp_path / "a.png", Image.new("RGB", (1, 1), RED)))
     assert image.tolist() == [[[255, 0, 0]]]
 
 
@@ -105,7 +105,7 @@ def test_a_truncated_file_is_unreadable(tmp_path, ending):
     path = noise(tmp_path / f"a.{ending}")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(UnreadableImageError):
-        decode_picture(path)
+        decode_image(path)
 
 
 @pytest.mark.parametrize(
@@ -121,11 +121,11 @@ def test_a_truncated_file_is_unreadable(tmp_path, ending):
 def test_what_is_not_an_image_is_unreadable(tmp_path, content, reason):
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(UnreadableImageError, match=reason):
-        decode_picture(tmp_path / "a.jpg")
+        decode_image(tmp_path / "a.jpg")
 
 
 def test_a_missing_file_and_a_folder_are_unreadable(tmp_path):
     with pytest.raises(UnreadableImageError, match="no such file"):
-        decode_picture(tmp_path / "a.jpg")
+        decode_image(tmp_path / "a.jpg")
     with pytest.raises(UnreadableImageError, match="directory"):
-        decode_picture(tmp_path)
+        decode_image(tmp_path)

@@ -165,5 +165,5 @@ def test_the_blocks_of_a_store_are_the_store(tmp_path_factory, counts, size, mak
     whole = make_block([str(n) for n in range(len(counts))], counts)
     whole = Block(whole.image_ids, whole.counts, whole.regions, whole.image_sizes, ({"id": "x"},))
     store = FeatureStore(write(folder / "one.h5", [whole]))
-    write_store(folder / "two.h5", store.blocks(size), store.shape, store.provenance)
+    write_store(folder / "two.h5", store.blocks(size), store.schema, store.provenance)
     assert (folder / "one.h5").read_bytes() == (folder / "two.h5").read_bytes()
