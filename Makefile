@@ -41,8 +41,8 @@ bench: setup
 # The kernel of hard assignment needs gcc and Python's headers; its peers are compared where they are installed.
 bench-gpu: setup
 	$(BIN)/python -m benchmarks.kernel
-	$(BIN)/python -m benchmarks.scoring --images 384 --captions 384 --precisions float32 bfloat16 float16
-	$(BIN)/python -m benchmarks.evaluation --images 1000 5000 --precision bfloat16
+	$(BIN)/python -m benchmarks.scoring --images 384 --captions 384 --precisions fp32 bf16 fp16
+	$(BIN)/python -m benchmarks.evaluation --images 1000 5000 --precision bf16
 	$(BIN)/python -m benchmarks.training --precision bf16
 	$(BIN)/python -m benchmarks.training_shares --precision bf16
 	$(BIN)/python -m benchmarks.convolutions --precision bf16

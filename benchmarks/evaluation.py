@@ -37,7 +37,7 @@ from data_tools.captions.vocabulary import Vocabulary
 PART = 4096  # words and regions of the timed part of the product
 REPEATS = 3  # of it, after a block
 DIM = 2048  # of the features
-TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 COLUMNS = {
     "images": "images",
     "captions": "captions",
@@ -129,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[1000], help="with five captions each")
     parser.add_argument("--regions", type=int, default=36)
-    parser.add_argument("--precision", choices=list(TYPES), default="float32")
+    parser.add_argument("--precision", choices=list(TYPES), default="fp32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="another results file than this machine's")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)

@@ -95,13 +95,13 @@ def training(problem: Problem, few: Problem, precision: str, repeats: int) -> di
 
 def tiles(problem: Problem, precision: str, repeats: int) -> dict[str, Any]:
     """The kernel with other tiles than the device's own, on as many words as fill the device."""
-    from chan.scoring.hard_assignment_triton import MIDDLE, SINGLE, WIDE, Tile, best_products
+    from chan.scoring.hard_assignment_triton import MIDDLE, SINGLE, WIDE, ProgramTile, best_products
 
     kind = TYPES[precision]
     regions = problem.images.with_rows(problem.images.rows.to(kind))
     words = problem.captions.rows[: 4 * PIECE].to(kind)
-    half = (WIDE, WIDE._replace(stages=4), MIDDLE, MIDDLE._replace(stages=4), Tile(256, 32, 64, 8, 3))
-    single = (SINGLE, SINGLE._replace(stages=3), Tile(128, 16, 16, 8, 2), Tile(128, 32, 16, 8, 2))
+    half = (WIDE, WIDE._replace(stages=4), MIDDLE, MIDDLE._replace(stages=4), ProgramTile(256, 32, 64, 8, 3))
+    single = (SINGLE, SINGLE._replace(stages=3), ProgramTile(128, 16, 16, 8, 2), ProgramTile(128, 32, 16, 8, 2))
     works: dict[str, Callable[[], Any]] = {}
     failures: dict[str, str | None] = {}
     for tile in single if kind == torch.float32 else half:
@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--regions", type=int, default=36)
     parser.add_argument("--dim", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--precisions", nargs="+", choices=list(TYPES), default=["bfloat16", "float32"])
+    parser.add_argument("--precisions", nargs="+", choices=list(TYPES), default=["bf16", "fp32"])
     parser.add_argument("--out", type=Path, help="another results file than this machine's")
     options = parser.parse_args()
     if not torch.cuda.is_available():

@@ -1,6 +1,6 @@
 """What does scoring all pairs cost, beside one matrix product and beside the published formulas?
 
-    python -m benchmarks.scoring                                 # 128 x 128, as in FACTS; about a minute
+    python -m benchmarks.scoring                                 # 128 x 128; about a minute
     python -m benchmarks.scoring --images 384 --captions 384     # the paper's batch
 
 All works see the same embeddings and run in turns in one process. The limit is the product of all regions with
@@ -23,12 +23,13 @@ from benchmarks.recording import record
 from benchmarks.timing import interleaved
 from chan.evaluation.recall import measure
 from chan.packing import Packed, offsets_of
+from chan.scoring.codings import CODINGS
 from chan.scoring.hard_assignment import max_similarities
-from chan.scoring.pairwise import CODINGS, pairwise_scores
+from chan.scoring.pairwise import pairwise_scores
 
 POOLINGS = ("lse", "max", "mean", "sum", "softmax")
-TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 4e-3}  # relative to the largest score
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 4e-3}  # relative to the largest score
 NOISE = 14.0  # of words beside their regions: recall is then neither 0 nor 100
 
 
@@ -39,7 +40,7 @@ class Problem:
     images: Packed
     captions: Packed
 
-    def scores(self, precision: str = "float32", coding: str = "vha", pooling: str = "lse") -> Tensor:
+    def scores(self, precision: str = "fp32", coding: str = "vha", pooling: str = "lse") -> Tensor:
         """By this project."""
         return pairwise_scores(
             self.images.rows,
@@ -92,16 +93,16 @@ def forward_times(problem: Problem, precision: str, repeats: int) -> dict[str, A
         raise SystemExit(f"{precision}: scores differ by {difference:.1e} of the largest")
     owners = torch.arange(len(problem.captions)) * len(problem.images) // len(problem.captions)
     recall, published_recall = measure(scores, owners).rsum, measure(expected, owners).rsum
-    if precision == "float32" and recall != published_recall:
+    if precision == "fp32" and recall != published_recall:
         raise SystemExit(f"rsum {recall}, by the published formulas {published_recall}")
-    also = {} if precision == "float32" else {"published formulas": lambda: published_scores(*both)}
+    also = {} if precision == "fp32" else {"published formulas": lambda: published_scores(*both)}
     seconds = interleaved(
         {
             "regions x words": lambda: regions @ words.T,
             "words x regions": lambda: words @ regions.T,
             "copy of the products": lambda: products.clone(),
             **also,
-            "published formulas, float32": lambda: published_scores(images, captions),
+            "published formulas, fp32": lambda: published_scores(images, captions),
             "maxima, words first, fresh memory": lambda: words_first(problem, kind),
             "maxima, as here": lambda: max_similarities(problem.captions.rows, problem.images, kind),
             "here": lambda: problem.scores(precision),
@@ -113,7 +114,7 @@ def forward_times(problem: Problem, precision: str, repeats: int) -> dict[str, A
         "precision": precision,
         "seconds": seconds,
         "share_of_product": seconds["here"] / limit,
-        "times_faster": seconds["published formulas, float32"] / seconds["here"],
+        "times_faster": seconds["published formulas, fp32"] / seconds["here"],
         "difference": difference,
         "rsum": recall,
         "rsum_published": published_recall,
@@ -153,13 +154,13 @@ def backward_times(problem: Problem, precision: str, repeats: int) -> dict[str, 
         step(scores, torch.sum)
         gradients.append(torch.cat([leaf.grad.flatten() for leaf in rows if leaf.grad is not None]))
     difference = float((gradients[0] - gradients[1]).norm() / gradients[1].norm())
-    if precision == "float32" and not difference < 1e-4:
+    if precision == "fp32" and not difference < 1e-4:
         raise SystemExit(f"gradients differ by {difference:.1e}")
     seconds = interleaved(
         {
-            "published formulas, float32, all pairs": lambda: step(published, torch.sum),
+            "published formulas, fp32, all pairs": lambda: step(published, torch.sum),
             "here, all pairs": lambda: step(here, torch.sum),
-            "published formulas, float32, hardest": lambda: step(published, hardest),
+            "published formulas, fp32, hardest": lambda: step(published, hardest),
             "here, hardest": lambda: step(here, hardest),
         },
         repeats,
@@ -167,8 +168,8 @@ def backward_times(problem: Problem, precision: str, repeats: int) -> dict[str, 
     return {
         "precision": precision,
         "seconds": seconds,
-        "times_faster_all": seconds["published formulas, float32, all pairs"] / seconds["here, all pairs"],
-        "times_faster_hardest": seconds["published formulas, float32, hardest"] / seconds["here, hardest"],
+        "times_faster_all": seconds["published formulas, fp32, all pairs"] / seconds["here, all pairs"],
+        "times_faster_hardest": seconds["published formulas, fp32, hardest"] / seconds["here, hardest"],
         "gradient_difference": difference,
         "repeats": repeats,
     }
@@ -183,7 +184,7 @@ def coding_times(problem: Problem, repeats: int) -> list[dict[str, Any]]:
     for coding, pooling in cases:
 
         def here(coding: str = coding, pooling: str = pooling) -> Tensor:
-            return problem.scores("float32", coding, pooling)
+            return problem.scores("fp32", coding, pooling)
 
         def published(coding: str = coding, pooling: str = pooling) -> Tensor:
             return published_scores(images, captions, coding, pooling)
@@ -227,7 +228,7 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_sizes(parser)
-    parser.add_argument("--precisions", nargs="+", choices=list(TYPES), default=["float32", "bfloat16"])
+    parser.add_argument("--precisions", nargs="+", choices=list(TYPES), default=["fp32", "bf16"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     problem = make_problem(options, torch.device(options.device))

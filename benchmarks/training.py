@@ -28,7 +28,7 @@ from chan.model.chan import Chan
 from chan.model.image_encoders import ImageEncoder
 from chan.model.text_encoders import BiGRUEncoder
 from chan.packing import Packed, pack
-from chan.scoring.pairwise import Scoring
+from chan.scoring.pairwise import Scorer
 from chan.training.losses import contrastive
 from chan.training.optimizer import make_optimizer
 from chan.training.step import TrainingStep
@@ -57,7 +57,11 @@ def build_step(sizes: argparse.Namespace, device: torch.device) -> TrainingStep:
     """The recipe's model and optimizer."""
     torch.manual_seed(0)
     text = BiGRUEncoder(VOCABULARY, WORD_DIM, sizes.dim)
-    model = Chan(ImageEncoder(sizes.features, sizes.dim, "selfattention"), text, Scoring()).to(device).train()
+    model = (
+        Chan(ImageEncoder(sizes.features, sizes.dim, "selfattention"), text, Scorer.from_names())
+        .to(device)
+        .train()
+    )
     optimizer = make_optimizer(model, 5e-4, 0.1, 0.01)
     return TrainingStep(model, optimizer, device, sizes.precision)
 

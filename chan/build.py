@@ -18,7 +18,7 @@ from chan.data.splits import FeatureSplit
 from chan.model.chan import Chan
 from chan.model.image_encoders import ImageEncoder
 from chan.model.text_encoders import BertEncoder, BiGRUEncoder
-from chan.scoring.pairwise import Scoring
+from chan.scoring.pairwise import Scorer
 from chan.text.bert import load_bert
 from chan.text.tokenizers import BertTokenizer, CaptionTokenizer, VocabularyTokenizer
 from chan.text.word_vectors import initialise_word_vectors
@@ -76,8 +76,8 @@ def build_model(
             found = initialise_word_vectors(text_encoder.embed, words, Path(path))
             if verbose:
                 print(f"word vectors: {found} of {len(words)} words found", file=sys.stderr, flush=True)
-    scoring = Scoring(config.coding.value, config.pooling.value, config.alpha, config.beta)
-    return Chan(image_encoder, text_encoder, scoring)
+    scorer = Scorer.from_names(config.coding.value, config.pooling.value, config.alpha, config.beta)
+    return Chan(image_encoder, text_encoder, scorer)
 
 
 def build_step(

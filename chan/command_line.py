@@ -138,7 +138,6 @@ def evaluate(
     from chan.evaluation import evaluate as evaluation
     from chan.runs import folder as runs
     from chan.runs.provenance import check_provenance
-    from chan.training.step import PRODUCTS
     from data_tools.devices import resolve_device
     from data_tools.files import replacing
 
@@ -149,10 +148,10 @@ def evaluate(
     check_provenance(run, opened)
     coco = coco_metrics.CocoTest.of(opened.split) if eccv else None
     regions, words = evaluation.encode(model, opened, tokenizer, where)
-    products, more = PRODUCTS[precision.value], {}
-    scorer = evaluation.of_embeddings(model, regions, words, products)
+    more: dict[str, Any] = {}
+    scorer = evaluation.of_embeddings(model, regions, words, precision.value)
     if scores is not None or coco is not None:
-        matrix = evaluation.score(model, regions, words, products)
+        matrix = evaluation.score(model, regions, words, precision.value)
         scorer = recall.of_matrix(matrix)
         if scores is not None:
             with replacing(scores) as temporary, temporary.open("wb") as file:

@@ -59,7 +59,7 @@ def encode(
 
 
 @torch.inference_mode()
-def score(model: Chan, regions: Packed, words: Packed, precision: str = "float32") -> Tensor:
+def score(model: Chan, regions: Packed, words: Packed, precision: str = "fp32") -> Tensor:
     """(N, C) float32 scores of the embeddings of `encode`, in the order of the split's files.
 
     `precision` as for `pairwise_scores`.
@@ -83,7 +83,7 @@ class Evaluation:
     intervals: Intervals
 
 
-def of_embeddings(model: Chan, regions: Packed, words: Packed, precision: str = "float32") -> BlockScorer:
+def of_embeddings(model: Chan, regions: Packed, words: Packed, precision: str = "fp32") -> BlockScorer:
     """The blocks of the matrix of `score`, computed when they are asked for."""
 
     def block(images: range, captions: Tensor) -> Tensor:

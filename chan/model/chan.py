@@ -8,22 +8,22 @@ from torch import Tensor, nn
 from chan.model.image_encoders import ImageEncoder
 from chan.model.text_encoders import BertEncoder, BiGRUEncoder
 from chan.packing import Packed
-from chan.scoring.pairwise import Scoring
+from chan.scoring.pairwise import Scorer
 
 
 class Chan(nn.Module):
-    """An encoder for images, one for captions, and the scoring of their embeddings."""
+    """An encoder for images, one for captions, and the scorer of their embeddings."""
 
     def __init__(
-        self, image_encoder: ImageEncoder, text_encoder: BiGRUEncoder | BertEncoder, scoring: Scoring
+        self, image_encoder: ImageEncoder, text_encoder: BiGRUEncoder | BertEncoder, scorer: Scorer
     ) -> None:
         super().__init__()
-        self.image_encoder, self.text_encoder, self.scoring = image_encoder, text_encoder, scoring
+        self.image_encoder, self.text_encoder, self.scorer = image_encoder, text_encoder, scorer
 
     def forward(self, images: Packed, captions: Packed) -> Tensor:
         """(B_i, B_t) scores of features (R, F) and ids (W,)."""
         return self.score(self.image_encoder(images), self.text_encoder(captions))
 
-    def score(self, images: Packed, captions: Packed, precision: str = "float32") -> Tensor:
+    def score(self, images: Packed, captions: Packed, precision: str = "fp32") -> Tensor:
         """(B_i, B_t) scores of embeddings (R, D) and (W, D); `precision` as for `pairwise_scores`."""
-        return self.scoring(images, captions, precision)
+        return self.scorer.with_precision(precision)(images, captions)

@@ -29,8 +29,8 @@ class Coding:
     """How the similarities of regions and words become values.
 
     Attributes:
-        values: from images (M, D) and captions (T, D), both in order of length, and the type of the products (None:
-            the rows' own) to (T, B_i) values if `of_words`, otherwise (M, B_t).
+        values: from images (M, D) and captions (T, D), both in order of length, and the type of the products
+            (None: the rows' own) to (T, B_i) values if `of_words`, otherwise (M, B_t).
         of_words: whether there is one value per word and image, not one per region and caption.
         soft: whether several tensors of regions x words are held at once, so that tiles must be small.
     """

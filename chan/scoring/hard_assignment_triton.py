@@ -9,10 +9,10 @@ key has it, is written.
 A program iterates as far as its longest sequence, so sequences should be sorted by length: neighbours then need
 about the same number of steps. The results are the same in any order.
 
-Why four: the length of a sequence is rounded up to a multiple of four (36 regions stay 36; otherwise the last key is
-repeated). Padding to the next power of two, 64, would waste 44 % of the products; a maximum over seven sequences of
-36 in 252 of 256 columns would take seven masked passes over a product's registers, about a fifth of the time of the
-product itself at D 1024, where this takes 5 % (8 % with winners).
+Why four: the length of a sequence is rounded up to a multiple of four (36 regions stay 36; otherwise the last key
+is repeated). Padding to the next power of two, 64, would waste 44 % of the products; a maximum over seven
+sequences of 36 in 252 of 256 columns would take seven masked passes over a product's registers, about a fifth of
+the time of the product itself at D 1024, where this takes 5 % (8 % with winners).
 
 Shapes: Q queries, N sequences of keys, M keys in all, D joint dimension.
 """

@@ -1,8 +1,8 @@
 """Scores of all images against all captions: a coding of similarities, then a pooling (CHAN, section 3).
 
 Images and captions are sorted by length once, here, and the scores are put back into their order at the end. All
-that is called from here (`codings`, `hard_assignment`, `soft_assignment`, `pooling`) receives sequences in order of
-length, where those of one length are neighbours and are computed together without padding.
+that is called from here (`codings`, `hard_assignment`, `soft_assignment`, `pooling`) receives sequences in order
+of length, where those of one length are neighbours and are computed together without padding.
 
 No tensor of images x captions x regions x words is kept. Three divisions of the work lie inside one another:
 

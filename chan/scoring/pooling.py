@@ -12,7 +12,7 @@ from torch import Tensor
 from chan.packing import equal_length_runs
 
 Pooling = Callable[[Tensor], Tensor]
-"""Reduces (B, L, C) to (B, C). Every value counts: sequences of one length are reduced together, without padding."""
+"""Reduces (B, L, C) to (B, C). Sequences of one length are reduced together, without padding."""
 
 
 def maximum(values: Tensor) -> Tensor:
@@ -71,8 +71,5 @@ def pool(values: Tensor, offsets: Tensor, pooling: Pooling) -> Tensor:
     """
     values = values.contiguous()  # reductions along dim 1 then run over whole rows of columns
     return torch.cat(
-        [
-            pooling(values[run.rows].unflatten(0, (run.count, run.length)))
-            for run in equal_length_runs(offsets)
-        ]
+        [pooling(values[run.rows].unflatten(0, (run.count, run.length))) for run in equal_length_runs(offsets)]
     )

@@ -21,14 +21,9 @@ from torch.optim import AdamW
 from chan.data.batches import Batch
 from chan.model.chan import Chan
 from chan.packing import Packed, join
+from chan.scoring.pairwise import product_type
 from chan.training.distributed import Ranks, gather, gather_scores, gather_values
 from chan.training.losses import Criterion, negative_pairs
-
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""The type in which the encoders multiply matrices, by the precision of the training."""
-
-PRODUCTS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-"""The precision of the products of regions and words, by that of the training."""
 
 
 class BothEncoders(nn.Module):
@@ -127,12 +122,12 @@ class TrainingStep:
 
     def _embed(self, encoders: nn.Module, batch: Batch, seed: int) -> tuple[Packed, Packed]:
         torch.manual_seed(seed * self.ranks.count + self.ranks.rank)
-        kind = AUTOCAST[self.precision]
+        kind = product_type(self.precision)
         with torch.autocast(self.device.type, dtype=kind, enabled=kind is not None):
             return encoders(batch.images, batch.captions)
 
     def _backward(self, images: Packed, captions: Packed, of_pair: Tensor, criterion: Criterion) -> Tensor:
-        scores = self.model.score(images, gather(captions, self.ranks), PRODUCTS[self.precision])
+        scores = self.model.score(images, gather(captions, self.ranks), self.precision)
         negatives = negative_pairs(gather_values(of_pair, self.ranks), self.mask_duplicates)
         loss = criterion(gather_scores(scores, self.ranks), negatives)
         # DistributedDataParallel averages the gradients of the processes, whose sum is the gradient of the loss.

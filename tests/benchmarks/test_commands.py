@@ -19,7 +19,7 @@ TINY = {
     "joining": "--images 20 --part 10",
 }
 SECTIONS = {
-    "evaluation": "evaluation 8 float32",
+    "evaluation": "evaluation 8 fp32",
     "training": "training fp32",
     "training_shares": "training shares fp32",
 }

@@ -32,7 +32,7 @@ def test_tables(measure, problem: Problem, monkeypatch: pytest.MonkeyPatch) -> N
         raise ModuleNotFoundError("No module named 'peer'")
 
     monkeypatch.setitem(WORKS, "peer", Work(absent, "sum"))
-    part = measure(problem, problem, "float32", 1)
+    part = measure(problem, problem, "fp32", 1)
     assert part["failures"]["peer"] == "ModuleNotFoundError: No module named 'peer'"
     assert part["flop"] == 2 * 30 * len(problem.captions.rows) * 16
     assert set(part["seconds"]) == set(part["bytes"])

@@ -8,7 +8,8 @@ from torch.nn.functional import normalize
 
 from benchmarks.published import padded, published_scores
 from chan.packing import Packed, pack
-from chan.scoring.pairwise import CODINGS, pairwise_scores
+from chan.scoring.codings import CODINGS
+from chan.scoring.pairwise import pairwise_scores
 
 
 def embeddings(lengths: list[int], seed: int) -> Packed:

@@ -12,6 +12,8 @@ from chan.config import Config, load_config, override
 from chan.data.splits import open_split
 from chan.model.image_encoders import SelfAttention, Transformer
 from chan.model.text_encoders import BertEncoder, BiGRUEncoder
+from chan.packing import pack
+from chan.scoring.pairwise import pairwise_scores
 from chan.text.tokenizers import BertTokenizer, VocabularyTokenizer
 from chan.training.distributed import Ranks
 from data_tools.captions.vocabulary import SPECIAL, Vocabulary
@@ -71,15 +73,25 @@ def test_berts_tokenizer_needs_no_vocabulary(narrow_bert: str, tmp_path: Path) -
 
 def test_a_model_has_the_sizes_and_the_scoring_of_its_configuration() -> None:
     changes = ["model.dim=16", "model.text.word_dim=5", "model.image.encoder=transformer", "model.coding=vsa"]
-    changes += ["model.alpha=0.3", "model.pooling=max", "model.beta=0.7", "model.text.normalise=false"]
+    changes += ["model.alpha=0.3", "model.pooling=softmax", "model.beta=0.7", "model.text.normalise=false"]
     model = build_model(override(Config(), changes).model, 7, TOKENIZER, pretrained=False)
     assert model.image_encoder.fc.weight.shape == (16, 7)
     assert isinstance(model.image_encoder.feedforward, Transformer)
     assert isinstance(model.text_encoder, BiGRUEncoder)
     assert model.text_encoder.embed.weight.shape == (TOKENIZER.vocab_size, 5)
     assert (model.image_encoder.normalise, model.text_encoder.normalise) == (True, False)
-    scoring = model.scoring
-    assert (scoring.coding, scoring.pooling, scoring.alpha, scoring.beta) == ("vsa", "max", 0.3, 0.7)
+    images, captions = pack([torch.eye(3)[:2], torch.eye(3)]), pack([torch.eye(3)[1:]])
+    expected = pairwise_scores(
+        images.rows,
+        images.offsets,
+        captions.rows,
+        captions.offsets,
+        coding="vsa",
+        pooling="softmax",
+        alpha=0.3,
+        beta=0.7,
+    )
+    assert torch.equal(model.score(images, captions), expected)
     default = build_model(Config().model, 7, TOKENIZER, pretrained=False)
     assert isinstance(default.image_encoder.feedforward, SelfAttention)
 

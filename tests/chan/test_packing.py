@@ -13,14 +13,22 @@ def test_a_slice_holds_its_sequences() -> None:
 
 
 def test_sorting_moves_whole_sequences() -> None:
-    ordered, order = pack(SEQUENCES).sorted_by_length()
+    packed = pack(SEQUENCES)
+    order = packed.length_order()
+    assert order is not None
+    ordered = packed.take(order)
     assert order.tolist() == [1, 3, 0, 4, 2]
     assert torch.equal(ordered.rows, torch.cat([SEQUENCES[i] for i in (1, 3, 0, 4, 2)]))
     assert ordered.lengths.tolist() == [1, 1, 3, 3, 4]
 
 
+def test_sequences_in_order_of_length_stay_where_they_are() -> None:
+    assert pack([SEQUENCES[i] for i in (1, 3, 0, 4, 2)]).length_order() is None
+    assert pack([SEQUENCES[0], SEQUENCES[4]]).length_order() is None
+
+
 def test_runs_cover_all_rows_in_order() -> None:
-    runs = equal_length_runs(pack(SEQUENCES).sorted_by_length()[0].offsets)
+    runs = equal_length_runs(pack([SEQUENCES[i] for i in (1, 3, 0, 4, 2)]).offsets)
     assert [(run.length, run.count, run.first, run.first_row) for run in runs] == [
         (1, 2, 0, 0),
         (3, 2, 2, 2),

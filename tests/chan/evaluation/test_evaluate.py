@@ -141,11 +141,11 @@ def test_the_precision_is_that_of_the_products(opened: FeatureSplit) -> None:
     torch.manual_seed(0)
     model = build_model(ModelConfig(dim=16), opened.features.dim, reader, pretrained=False)
     regions, words = evaluation.encode(model, opened, reader, CPU)
-    exact, rough = (evaluation.score(model, regions, words, kind) for kind in ("float32", "bfloat16"))
+    exact, rough = (evaluation.score(model, regions, words, kind) for kind in ("fp32", "bf16"))
     assert rough.dtype == torch.float32
     assert not torch.equal(rough, exact)
     torch.testing.assert_close(rough, exact, rtol=0.02, atol=0.02)
-    block = of_embeddings(model, regions, words, "bfloat16")(range(2, 5), torch.tensor([4, 0]))
+    block = of_embeddings(model, regions, words, "bf16")(range(2, 5), torch.tensor([4, 0]))
     torch.testing.assert_close(block, rough[2:5, [4, 0]])
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from chan.packing import Packed, pack
 from chan.scoring import hard_assignment, hard_assignment_triton
-from chan.scoring.hard_assignment_triton import Tile, best_products
+from chan.scoring.hard_assignment_triton import ProgramTile, best_products
 from chan.scoring.pairwise import pairwise_scores
 
-SMALL = Tile(16, 4, 16, warps=4, stages=2)
+SMALL = ProgramTile(16, 4, 16, warps=4, stages=2)
 LENGTHS = {
     "ragged": [3, 1, 9, 4, 8, 2, 5, 21],
     "1 to 100": [1, 100],
@@ -69,7 +69,7 @@ def test_half_precision(dim: int) -> None:
 
 def test_every_tile_has_its_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five tiles of queries, two side by side and a last one alone, by three of sequences."""
-    monkeypatch.setattr(hard_assignment_triton, "QUERY_TILES", 2)
+    monkeypatch.setattr(hard_assignment_triton, "GROUP_SIZE", 2)
     check(unit_rows(70, 16, torch.float32, 99), keys_of([2, 5, 1, 3, 2, 2, 1, 4, 3, 2], 16, torch.float32))
 
 

@@ -29,7 +29,7 @@ from chan.scoring.hard_assignment_triton import (  # noqa: E402
     SINGLE,
     WIDE,
     WIDE_MEMORY,
-    Tile,
+    ProgramTile,
     _best_products,
     best_products,
 )
@@ -83,7 +83,11 @@ def test_where_the_kernel_runs(
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(hard_assignment_triton, "best_products", started)
-    expected = pytest.warns(match="without its kernel, and slower: Failed to find C") if error else nullcontext()
+    expected = (
+        pytest.warns(match="runs without its GPU kernel and is slower: Failed to find C")
+        if error
+        else nullcontext()
+    )
     with expected:
         assert hard_assignment._triton_runs.__wrapped__(torch.device("cpu")) == runs
 
@@ -101,7 +105,7 @@ def test_where_the_kernel_runs(
 def test_compiles_without_spilling(
     capability: int,
     kind: str,
-    tile: Tile,
+    tile: ProgramTile,
     with_winner: bool,
     even: bool,
     tmp_path: Path,
@@ -122,15 +126,15 @@ def test_compiles_without_spilling(
         assert "wgmma.wait_group.sync.aligned 1" in code  # a product goes on while the next rows are asked for
 
 
-def compile_kernel(capability: int, kind: str, tile: Tile, with_winner: bool, even: bool):
+def compile_kernel(capability: int, kind: str, tile: ProgramTile, with_winner: bool, even: bool):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kinds = {"queries": f"*{kind}", "keys": f"*{kind}", "table": "*i64", "best": "*fp32", "winner": "*i32"}
+    kinds = {"queries": f"*{kind}", "keys": f"*{kind}", "offsets": "*i64", "best": "*fp32", "winner": "*i32"}
     kinds |= dict.fromkeys(["query_count", "sequence_count", "dim"], "i32")
     constants = {"with_winner": with_winner, "even": even, "block_q": tile.queries, "sequences": tile.sequences}
     constants |= {"block_d": tile.depth, "group": 16}
-    aligned = ["queries", "keys", "table", "best", "winner", "dim"]
+    aligned = ["queries", "keys", "offsets", "best", "winner", "dim"]
     source = ASTSource(
         fn=_best_products,
         signature=kinds | dict.fromkeys(constants, "constexpr"),
@@ -152,7 +156,7 @@ def rounded_rows(lengths: list[int], seed: int, dim: int, kind: torch.dtype) -> 
 @pytest.mark.parametrize("tile", [WIDE, MIDDLE, SINGLE])
 @pytest.mark.parametrize("dim", [1024, 200, 33])
 @pytest.mark.parametrize("lengths", [*RAGGED, *EVEN, [1, 100, 37], [5]], ids=str)
-def test_maxima_and_winners(tile: Tile, dim: int, lengths: list[int]) -> None:
+def test_maxima_and_winners(tile: ProgramTile, dim: int, lengths: list[int]) -> None:
     kind = torch.float32 if tile == SINGLE else torch.bfloat16
     if tile == WIDE and torch.cuda.get_device_properties(0).shared_memory_per_multiprocessor < WIDE_MEMORY:
         pytest.skip("the wide tile needs the shared memory of an H100")
@@ -193,7 +197,7 @@ def test_scores_and_gradients(coding: str, precision: str, lengths: tuple[list[i
     upstream = torch.from_numpy(np.random.default_rng(2).standard_normal((len(images), len(captions))))
     upstream[upstream < 0.5] = 0
     results = []
-    for device, exact, how in (("cpu", torch.float64, "float32"), ("cuda", torch.float32, precision)):
+    for device, exact, how in (("cpu", torch.float64, "fp32"), ("cuda", torch.float32, precision)):
         rows = [side.rows.to(device, exact).requires_grad_() for side in (images, captions)]
         ends = images.offsets, captions.offsets
         scores = pairwise_scores(rows[0], ends[0], rows[1], ends[1], coding=coding, precision=how)
@@ -217,9 +221,7 @@ def test_memory_grows_with_winners() -> None:
         rows = [side.rows.cuda().requires_grad_() for side in sides]
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        pairwise_scores(
-            rows[0], sides[0].offsets, rows[1], sides[1].offsets, precision="bfloat16"
-        ).sum().backward()
+        pairwise_scores(rows[0], sides[0].offsets, rows[1], sides[1].offsets, precision="bf16").sum().backward()
         peaks.append(torch.cuda.max_memory_allocated() - before)
     products = 384 * 108 * 384 * 12 * 2  # bytes of the products with the additional regions, in bfloat16
     assert peaks[1] - peaks[0] < products / 4

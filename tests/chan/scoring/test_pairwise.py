@@ -14,8 +14,9 @@ from torch import Tensor
 from chan.packing import Packed, pack
 from chan.scoring import hard_assignment
 from chan.scoring import pairwise as scoring
+from chan.scoring.codings import CODINGS
 from chan.scoring.hard_assignment import best_keys
-from chan.scoring.pairwise import CODINGS, Scoring, pairwise_scores
+from chan.scoring.pairwise import Scorer, pairwise_scores
 
 POOLINGS = ["max", "mean", "sum", "softmax", "lse"]
 ALPHA, BETA = 0.3, 0.2
@@ -103,11 +104,11 @@ def test_scores_and_gradients(coding: str, pooling: str, case: str, monkeypatch:
     expected, by_region, by_word = by_hand(images, captions, upstream, (coding, pooling))
     options = {"coding": coding, "pooling": pooling, "alpha": ALPHA, "beta": BETA}
     for tile in (1, 30, 1 << 20):
-        monkeypatch.setattr(hard_assignment, "SIMILARITIES", tile)
-        monkeypatch.setattr(hard_assignment, "QUERIES", max(1, tile // 10))
-        monkeypatch.setattr(scoring, "SOFT_SIMILARITIES", tile)
-        monkeypatch.setattr(scoring, "REGIONS", tile)
-        monkeypatch.setattr(scoring, "CAPTIONS", max(1, tile // 15))
+        monkeypatch.setattr(hard_assignment, "PANEL_SIMILARITIES", tile)
+        monkeypatch.setattr(hard_assignment, "PANEL_QUERIES", max(1, tile // 10))
+        monkeypatch.setattr(scoring, "SOFT_TILE_SIMILARITIES", tile)
+        monkeypatch.setattr(scoring, "TILE_REGIONS", tile)
+        monkeypatch.setattr(scoring, "TILE_WORDS", max(1, tile // 3))
         regions, words = packed(images), packed(captions)
         scores = packed_scores(regions, words, **options)
         scores.backward(torch.from_numpy(upstream))
@@ -116,6 +117,27 @@ def test_scores_and_gradients(coding: str, pooling: str, case: str, monkeypatch:
         torch.testing.assert_close(words.rows.grad, by_word, rtol=1e-8, atol=1e-9)
         with torch.no_grad():
             torch.testing.assert_close(packed_scores(regions, words, **options), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("coding", CODINGS)
+def test_each_side_is_sorted_once(coding: str, gradient: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many tiles and panels the scores are computed in."""
+    sorted_sides = []
+    length_order = Packed.length_order
+
+    def count(side: Packed) -> Tensor | None:
+        sorted_sides.append(len(side))
+        return length_order(side)
+
+    monkeypatch.setattr(Packed, "length_order", count)
+    for name in ("TILE_REGIONS", "TILE_WORDS", "SOFT_TILE_SIMILARITIES"):
+        monkeypatch.setattr(scoring, name, 6)
+    monkeypatch.setattr(hard_assignment, "PANEL_SIMILARITIES", 6)
+    images, captions = packed(sequences([3, 1, 4, 2], 0)), packed(sequences([2, 5, 1], 1))
+    with torch.set_grad_enabled(gradient):
+        packed_scores(images, captions, coding=coding)
+    assert sorted_sides == [4, 3]
 
 
 @pytest.mark.parametrize("coding", CODINGS)
@@ -135,7 +157,7 @@ def test_winners_are_positions_within_the_image() -> None:
         np.testing.assert_allclose(best[:, column].detach(), similarity.max(1), rtol=1e-12)
 
 
-@pytest.mark.parametrize(("coding", "precision"), list(itertools.product(CODINGS, ["bfloat16", "float16"])))
+@pytest.mark.parametrize(("coding", "precision"), list(itertools.product(CODINGS, ["bf16", "fp16"])))
 def test_half_precision_products(coding: str, precision: str) -> None:
     """Scores move by the rounding of the products, 2^-8 or 2^-11; all else, and the gradient, stays float32."""
     images, captions = packed(sequences([9, 4, 20], 4, dim=64)), packed(sequences([5, 3, 8], 5, dim=64))
@@ -144,7 +166,7 @@ def test_half_precision_products(coding: str, precision: str) -> None:
     scores = packed_scores(*sides, **options, precision=precision)
     exact = packed_scores(images, captions, **options)
     assert scores.dtype == torch.float32
-    bound = 0.02 if precision == "bfloat16" else 0.003
+    bound = 0.02 if precision == "bf16" else 0.003
     assert (scores - exact).abs().max() < bound
     assert (scores != exact.float()).any()
     scores.sum().backward()
@@ -207,7 +229,7 @@ def test_soft_codings_keep_nothing_but_their_inputs(coding: str) -> None:
 
 def test_the_settings_of_a_model_are_the_functions() -> None:
     images, captions = packed(sequences([3, 1, 4], 0)), packed(sequences([2, 5], 1))
-    found = Scoring("vsa", "softmax", ALPHA, BETA)(images, captions)
+    found = Scorer.from_names("vsa", "softmax", ALPHA, BETA)(images, captions)
     options = {"coding": "vsa", "pooling": "softmax", "alpha": ALPHA, "beta": BETA}
     assert torch.equal(found, packed_scores(images, captions, **options))
 
@@ -220,7 +242,7 @@ def test_the_settings_of_a_model_are_the_functions() -> None:
         ({"precision": "int8"}, "precision 'int8'"),
         ({"region_offsets": torch.tensor([0, 2, 2])}, "region_offsets must rise from 0 to 2, by at least 1"),
         ({"word_offsets": torch.tensor([0, 4])}, "word_offsets must rise from 0 to 3"),
-        ({"words": torch.ones(3, 5)}, r"words \(3, 5\): they must have one width"),
+        ({"words": torch.ones(3, 5)}, r"words \(3, 5\) differ in width"),
     ],
 )
 def test_wrong_arguments(change: dict[str, object], message: str) -> None:

@@ -5,7 +5,7 @@ from transformers import BertConfig, BertModel
 from chan.model.chan import Chan
 from chan.model.image_encoders import ImageEncoder
 from chan.model.text_encoders import BertEncoder, BiGRUEncoder
-from chan.scoring.pairwise import Scoring
+from chan.scoring.pairwise import Scorer
 from chan.training.optimizer import make_optimizer, set_learning_rate
 
 
@@ -14,7 +14,7 @@ def make(bert: bool) -> Chan:
     if bert:
         sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
         text = BertEncoder(BertModel(BertConfig(vocab_size=10, **sizes)), 8)
-    return Chan(ImageEncoder(6, 8, "basic"), text, Scoring(pooling="mean"))
+    return Chan(ImageEncoder(6, 8, "basic"), text, Scorer.from_names(pooling="mean"))
 
 
 def test_berts_weights_have_their_own_rate_and_all_are_decayed() -> None:

@@ -12,7 +12,7 @@ from chan.model.chan import Chan
 from chan.model.image_encoders import ImageEncoder
 from chan.model.text_encoders import BertEncoder, BiGRUEncoder
 from chan.packing import Packed, pack
-from chan.scoring.pairwise import Scoring
+from chan.scoring.pairwise import Scorer
 from chan.training.distributed import Ranks, process_group
 from chan.training.losses import Criterion, contrastive, infonce
 from chan.training.optimizer import make_optimizer
@@ -39,7 +39,7 @@ def build_step(coding: str, bert: bool = False, **options: Any) -> TrainingStep:
 
         sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
         text = BertEncoder(BertModel(BertConfig(vocab_size=WORDS, **sizes)), DIM)
-    model = Chan(ImageEncoder(FEATURES, DIM, "selfattention"), text, Scoring(coding)).train()
+    model = Chan(ImageEncoder(FEATURES, DIM, "selfattention"), text, Scorer.from_names(coding)).train()
     return TrainingStep(model, make_optimizer(model, 1e-2, 0.1, 0.01), CPU, **options)
 
 
