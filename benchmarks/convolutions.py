@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd import DeviceType
+from torch.autograd import DeviceType  # type: ignore[attr-defined]  # public, and not in its stubs
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -79,7 +79,7 @@ def alone(calls: list[Call], precision: Precision, device: torch.device) -> Call
                 if isinstance(layer, nn.Linear):
                     F.linear(x, layer.weight, layer.bias)
                 else:
-                    settings = layer.stride, layer.padding, layer.dilation, layer.groups
+                    settings: Any = layer.stride, layer.padding, layer.dilation, layer.groups
                     F.conv2d(x, layer.weight, layer.bias, *settings)
 
     return run

@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def network_times(
     rows = []
     for batch in batches:
         images, geometries = [image] * batch, [geometry] * batch
-        seconds = seconds_of(lambda i=images, g=geometries: detector(i, g), detector.device, repeats)
+        seconds = seconds_of(partial(detector, images, geometries), detector.device, repeats)
         rate = flops * batch / seconds
         rows.append(
             {

@@ -12,6 +12,7 @@ and captions before any is timed; one that fails, or does not fit into memory, i
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def evaluation(problem: Problem, few: Problem, precision: str, repeats: int) -> 
     }
     for name, work in WORKS.items():
         if failures[name] is None:
-            works[name] = lambda work=work: work.scores(problem, kind)
+            works[name] = partial(work.scores, problem, kind)
     return _measured(works, failures, repeats) | {"precision": precision, "flop": _flop(problem)}
 
 
@@ -89,7 +90,7 @@ def training(problem: Problem, few: Problem, precision: str, repeats: int) -> di
     for name, work in WORKS.items():
         for of, loss in losses.items():
             if failures[name] is None:
-                works[f"{name}, {of}"] = lambda work=work, loss=loss: step(work, loss)
+                works[f"{name}, {of}"] = partial(step, work, loss)
     return _measured(works, failures, repeats) | {"precision": precision, "flop": _flop(problem)}
 
 

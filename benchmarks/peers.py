@@ -11,6 +11,7 @@ turns in one process, once they have been found to equal the formulas in float64
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ def forward_times(problem: Problem, few: Problem, repeats: int) -> dict[str, Any
         "regions x words": lambda: regions @ words.T,
         "words x regions": lambda: words @ regions.T,
     }
-    works |= {name: lambda work=work: work.scores(problem, kind) for name, work in _right(failures)}
+    works |= {name: partial(work.scores, problem, kind) for name, work in _right(failures)}
     return {"seconds": interleaved(works, repeats), "failures": failures, "repeats": repeats}
 
 
@@ -82,7 +83,7 @@ def backward_times(problem: Problem, few: Problem, repeats: int) -> dict[str, An
         images, captions = (side.with_rows(side.rows.detach().requires_grad_()) for side in sides)
         work.scores(Problem(images, captions), kind).sum().backward()
 
-    works: dict[str, Callable[[], Any]] = {name: lambda work=work: step(work) for name, work in _right(failures)}
+    works: dict[str, Callable[[], Any]] = {name: partial(step, work) for name, work in _right(failures)}
     return {"seconds": interleaved(works, repeats), "failures": failures, "repeats": repeats}
 
 

@@ -4,6 +4,7 @@ import argparse
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.peers import WORKS, as_text, backward_times, forward_times
@@ -18,7 +19,7 @@ def problem() -> Problem:
 
 
 def test_tables(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(*_: object) -> None:
+    def absent(*_: object) -> Tensor:
         raise ModuleNotFoundError("No module named 'peer'")
 
     right = WORKS["here"].scores

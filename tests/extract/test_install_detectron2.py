@@ -82,7 +82,7 @@ def test_a_download_with_another_checksum_is_refused(tmp_path, monkeypatch):
     class Done:
         returncode = 0
 
-    monkeypatch.setattr(installer.subprocess, "run", lambda command: redistribution(tmp_path) and Done)
+    monkeypatch.setattr("subprocess.run", lambda command: redistribution(tmp_path) and Done)
     with pytest.raises(InstallError, match=r"SHA-256 is .*not installed"):
         installer.download(tmp_path)
 

@@ -109,8 +109,8 @@ def prepared(recipe: Recipe, image: np.ndarray) -> tuple[torch.Tensor, tuple[flo
     height, width, factor = resized_sides(recipe, *image.shape[:2])
     mean = np.array(recipe.mean)
     if recipe.resize == "caffe":
-        pixels = opencv_bilinear((image - mean).astype(np.float32), height, width, factor)
-        return torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None], (factor, factor)
+        resized = opencv_bilinear((image - mean).astype(np.float32), height, width, factor)
+        return torch.from_numpy(resized.astype(np.float32)).permute(2, 0, 1)[None], (factor, factor)
     scales = (height / image.shape[0], width / image.shape[1])
     if recipe.resize == "torch":
         pixels = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
@@ -297,8 +297,8 @@ def roi_align(features: torch.Tensor, boxes: np.ndarray, bins: int, samples: int
     for box in boxes / STRIDE - 0.5:
         across = _sampling(box[0], box[2] - box[0], bins, samples, width)
         down = _sampling(box[1], box[3] - box[1], bins, samples, height)
-        down, across = (torch.from_numpy(weights).float() for weights in (down, across))
-        pooled.append(torch.einsum("ih,chw,jw->cij", down, features, across))
+        rows, columns = (torch.from_numpy(weights).float() for weights in (down, across))
+        pooled.append(torch.einsum("ih,chw,jw->cij", rows, features, columns))
     return torch.stack(pooled)
 
 
@@ -314,14 +314,14 @@ def proposals(recipe: Recipe, layers: Layers, features: torch.Tensor, sides: tup
     if recipe.layout == "milvlg_caffe":  # all of the background, then all of the foreground
         logits = logits.reshape(2, anchors, height, width).softmax(dim=0)[1]
     deltas = layers.head("proposal_generator.rpn_head.anchor_deltas", hidden)[0].double()
-    boxes, moves, scores = [], [], []
+    places, moves, values = [], [], []
     for y in range(height):
         for x in range(width):
-            boxes.append(recipe.anchors + STRIDE * np.array([x, y, x, y]))
+            places.append(recipe.anchors + STRIDE * np.array([x, y, x, y]))
             moves.append(deltas[:, y, x].reshape(anchors, 4).numpy())
-            scores.append(logits[:, y, x].numpy())
-    scores = np.concatenate(scores)
-    boxes = decoded(np.concatenate(boxes), np.concatenate(moves), recipe.caffe)
+            values.append(logits[:, y, x].numpy())
+    scores = np.concatenate(values)
+    boxes = decoded(np.concatenate(places), np.concatenate(moves), recipe.caffe)
     order = np.argsort(-scores, kind="stable")
     if not recipe.caffe:
         order = order[: recipe.before_nms]
@@ -389,7 +389,7 @@ def describe(
     x = layers.stem(pixels, caffe_pool=recipe.dilated)
     for name, strides in (("res2", (1, 1)), ("res3", recipe.halving), ("res4", recipe.halving)):
         x = layers.stage(f"backbone.{name}", x, strides)
-    boxes, objectness = proposals(recipe, layers, x, pixels.shape[2:], min(scales))
+    boxes, objectness = proposals(recipe, layers, x, (pixels.shape[2], pixels.shape[3]), min(scales))
     features = pooled_features(recipe, layers, x, boxes)
     boxes, objectness = boxes[: len(features)], objectness[: len(features)]
     logits = layers.head("roi_heads.box_predictor.cls_score", features).double()
@@ -404,9 +404,9 @@ def describe(
     attributes = attribute_probabilities(recipe, layers, features, logits.argmax(dim=1))
     originals = boxes / np.array([scales[1], scales[0]] * 2)
     if recipe.caffe:
-        regressed = clipped(decoded(originals, best, True), *image.shape[:2], True)
+        regressed = clipped(decoded(originals, best, True), image.shape[0], image.shape[1], True)
     else:
-        regressed = clipped(decoded(boxes, best, False), *pixels.shape[2:], False)
+        regressed = clipped(decoded(boxes, best, False), pixels.shape[2], pixels.shape[3], False)
         regressed = regressed / np.array([scales[1], scales[0]] * 2)
     return Described(originals, regressed, objectness, features.numpy(), probabilities, attributes.numpy())
 

@@ -21,7 +21,7 @@ from chan.packing import pack
 from chan.text.tokenizers import BertTokenizer, VocabularyTokenizer
 from data_tools.captions.vocabulary import Vocabulary
 from data_tools.errors import InputError, UsageError
-from data_tools.store.features import FeatureStore
+from data_tools.store.reading import FeatureStore
 
 CPU = torch.device("cpu")
 

@@ -55,7 +55,7 @@ def test_rotated_photographs_are_drawn_upright(tmp_path: Path) -> None:
     photograph.save(tmp_path / "turned.png", exif=exif)
     drawn = np.asarray(pictures.draw([explanation(tmp_path / "turned.png", correct=False)]))
     rows, columns = np.nonzero((drawn == (255, 0, 0)).all(-1))
-    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (pictures.CELL_HEIGHT, pictures.CELL_HEIGHT // 2)
+    assert (int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1) == (pictures.CELL_HEIGHT, pictures.CELL_HEIGHT // 2)
 
 
 def test_sixteen_bits_are_drawn_with_their_upper_byte(tmp_path: Path) -> None:

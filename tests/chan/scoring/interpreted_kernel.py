@@ -5,6 +5,8 @@ process of their own. It has no bfloat16 (it multiplies the bits as integers); t
 the tests marked `gpu`.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -115,7 +117,7 @@ def test_scores_and_gradients_by_the_kernel(coding: str, monkeypatch: pytest.Mon
     """`pairwise_scores` on the kernel, as where there is a GPU, and on tiles of PyTorch."""
     calls, results = [], []
 
-    def counted(*arguments: object) -> Tensor:
+    def counted(*arguments: Any) -> Tensor:
         calls.append(arguments)
         return best_products(*arguments)
 

@@ -5,6 +5,7 @@ The loop takes one image and one caption at a time, as plain matrices, and autog
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,11 +76,11 @@ def pooled(values: list[Tensor], pooling: str) -> Tensor:
     if pooling == "max":
         return max(values, key=_number)
     if pooling in ("mean", "sum"):
-        return sum(values) / (len(values) if pooling == "mean" else 1)
+        return torch.stack(values).sum() / (len(values) if pooling == "mean" else 1)
     weights = [torch.exp(value / BETA) for value in values]
     if pooling == "lse":
-        return torch.log(sum(weights))
-    return sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+        return torch.log(torch.stack(weights).sum())
+    return torch.stack([w * v for w, v in zip(weights, values, strict=True)]).sum() / torch.stack(weights).sum()
 
 
 def by_hand(images: list[np.ndarray], captions: list[np.ndarray], upstream: np.ndarray, how: tuple[str, str]):
@@ -88,10 +89,12 @@ def by_hand(images: list[np.ndarray], captions: list[np.ndarray], upstream: np.n
     words = [torch.from_numpy(caption).requires_grad_() for caption in captions]
     scores = torch.stack([torch.stack([pooled(coded(i, c, how[0]), how[1]) for c in words]) for i in regions])
     scores.backward(torch.from_numpy(upstream))
-    return scores.detach(), torch.cat([i.grad for i in regions]), torch.cat([c.grad for c in words])
+    return scores.detach(), *(
+        torch.cat([one.grad for one in side if one.grad is not None]) for side in (regions, words)
+    )
 
 
-def packed_scores(images: Packed, captions: Packed, **options: object) -> Tensor:
+def packed_scores(images: Packed, captions: Packed, **options: Any) -> Tensor:
     return pairwise_scores(images.rows, images.offsets, captions.rows, captions.offsets, **options)
 
 
@@ -162,7 +165,7 @@ def test_half_precision_products(coding: str, precision: str) -> None:
     """Scores move by the rounding of the products, 2^-8 or 2^-11; all else, and the gradient, stays float32."""
     images, captions = packed(sequences([9, 4, 20], 4, dim=64)), packed(sequences([5, 3, 8], 5, dim=64))
     sides = [side.with_rows(side.rows.detach().float().requires_grad_()) for side in (images, captions)]
-    options = {"coding": coding, "pooling": "mean", "alpha": ALPHA}
+    options: dict[str, Any] = {"coding": coding, "pooling": "mean", "alpha": ALPHA}
     scores = packed_scores(*sides, **options, precision=precision)
     exact = packed_scores(images, captions, **options)
     assert scores.dtype == torch.float32
@@ -222,7 +225,12 @@ def test_hard_assignment_keeps_only_winners(coding: str) -> None:
 def test_soft_codings_keep_nothing_but_their_inputs(coding: str) -> None:
     images, captions = packed(sequences([30] * 8, 0)), packed(sequences([20] * 9, 1))
     sizes = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()), lambda _: None):
+
+    def saved(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
         packed_scores(images, captions, coding=coding)
     assert sum(sizes) <= 2 * (30 * 8 + 20 * 9) * 6
 
@@ -245,8 +253,8 @@ def test_the_settings_of_a_model_are_the_functions() -> None:
         ({"words": torch.ones(3, 5)}, r"words \(3, 5\) differ in width"),
     ],
 )
-def test_wrong_arguments(change: dict[str, object], message: str) -> None:
-    arguments = {
+def test_wrong_arguments(change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {
         "regions": torch.eye(3)[:2],
         "region_offsets": torch.tensor([0, 2]),
         "words": torch.eye(3),

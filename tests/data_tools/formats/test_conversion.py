@@ -92,7 +92,13 @@ def test_what_other_programs_write_is_read(tmp_path):
     np.testing.assert_array_equal(block.regions["features"], features)
 
     np.savez_compressed(
-        tmp_path / "42.npz", x=features, bbox=boxes, num_bbox=2, image_h=480, image_w=640, info={"secret": Bomb()}
+        tmp_path / "42.npz",
+        x=features,
+        bbox=boxes,
+        num_bbox=2,
+        image_h=480,
+        image_w=640,
+        info=np.array({"secret": Bomb()}, dtype=object),
     )
     convert(tmp_path, tmp_path / "g.h5", choices=Choices(to_ids=tmp_path / "id_mapping.json"))
     with FeatureStore(tmp_path / "g.h5") as store:
@@ -122,8 +128,8 @@ def test_the_bomb_explodes():
 def row(image_id="1", count=2, dim=3, **changes):
     fields = {
         "image_id": image_id, "image_w": "640", "image_h": "480", "num_boxes": str(count),
-        "boxes": base64.b64encode(np.zeros((count, 4), "<f4")).decode(),
-        "features": base64.b64encode(np.ones((count, dim), "<f4")).decode(),
+        "boxes": base64.b64encode(np.zeros((count, 4), "<f4").tobytes()).decode(),
+        "features": base64.b64encode(np.ones((count, dim), "<f4").tobytes()).decode(),
     }  # fmt: skip
     return "\t".join({**fields, **changes}.values())
 
@@ -184,7 +190,7 @@ def test_bad_base64_is_found_when_the_row_is_read(tmp_path):
 def test_class_numbers_that_are_none_are_refused(tmp_path, make_block):
     convert(store_of(tmp_path / "a.h5", make_block(["1"], [1])), tmp_path / "f.tsv", to="lxmert")
     fields = (tmp_path / "f.tsv").read_text().split("\t")
-    fields[LXMERT.fields.index("attrs_id")] = base64.b64encode(np.array([2**40], "<i8")).decode()
+    fields[LXMERT.fields.index("attrs_id")] = base64.b64encode(np.array([2**40], "<i8").tobytes()).decode()
     (tmp_path / "f.tsv").write_text("\t".join(fields))
     with pytest.raises(InputError, match="line 1: attribute_ids: 1099511627776 is outside"):
         convert(tmp_path / "f.tsv", tmp_path / "b.h5")

@@ -184,7 +184,7 @@ def test_the_real_mapping_of_flickr30k_is_read(flickr8k):
 
 def test_the_real_arrays_are_one_collection(flickr8k):
     features = data_tools.open_features(flickr8k / "precomp")
-    assert (len(features), features.dim, features.dtype) == (1000, 1280, np.float16)
+    assert (len(features), features.dim, features.dtype) == (1000, 1280, np.dtype(np.float16))
     rows = features.rows(["16", "0", "1"])  # of dev, train and test
     whole = features.gather(rows)
     np.testing.assert_array_equal(whole[:36], np.load(flickr8k / "precomp" / "dev_ims.npy", mmap_mode="r")[0])

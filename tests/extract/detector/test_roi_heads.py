@@ -108,7 +108,7 @@ def test_dilated_res5_keeps_its_resolution_and_the_stock_one_halves_it(scenes_co
     x = torch.randn(1, 256, 14, 14)
     assert halving(x).shape == (1, 512, 7, 7)
     assert keeping(x).shape == (1, 512, 14, 14)
-    assert [block.conv2.dilation for block in keeping] == [(2, 2)] * 3
+    assert [block.conv2.dilation for block in keeping.children()] == [(2, 2)] * 3
 
 
 @pytest.mark.parametrize("side", [224, 225, 226, 227])

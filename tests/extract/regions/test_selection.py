@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extract.choices import Rule
 from extract.detector.proposals import Proposals
 from extract.regions.nms import per_class_nms
 from extract.regions.selection import CaffeSelection, GivenBoxes, SweepSelection, build_selection
@@ -166,8 +167,10 @@ def test_given_boxes_are_all_kept_in_their_order():
 
 
 def test_settings_replace_those_of_a_rule():
-    assert build_selection("caffe", (10, 100), None, None, True) == CaffeSelection(10, 100, 0.2, 0.3, True)
-    assert build_selection("detectron2", (36, 36), 0.4, 0.6, False) == SweepSelection(36, 36, 0.4, 0.6, False)
+    assert build_selection(Rule.CAFFE, (10, 100), None, None, True) == CaffeSelection(10, 100, 0.2, 0.3, True)
+    assert build_selection(Rule.DETECTRON2, (36, 36), 0.4, 0.6, False) == SweepSelection(36, 36, 0.4, 0.6, False)
+    with pytest.raises(ValueError, match="'cafe' is not a valid Rule"):
+        build_selection("cafe", (36, 36))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 5), (5, 4), (-1, -1)])

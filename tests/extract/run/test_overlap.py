@@ -1,5 +1,6 @@
 import threading
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ def test_work_is_done_in_order_in_another_thread():
         return number
 
     with AsyncStage(torch.device("cpu")) as stage:
-        futures = [stage.submit(lambda n=n: work(n), stage.record()) for n in range(3)]
+        futures = [stage.submit(partial(work, n), stage.record()) for n in range(3)]
         assert [future.result() for future in futures] == [0, 1, 2]
     assert [number for number, _ in done] == [0, 1, 2]
     assert threading.get_ident() not in {thread for _, thread in done}

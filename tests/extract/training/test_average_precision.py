@@ -67,7 +67,8 @@ def fast_precisions(detections, truth, num_images, num_classes):
         classes.append(labels)
         scores.append(np.array([d[2] for d in found], dtype=float))
         object_classes.append(object_labels)
-    return detection_precisions(*map(np.concatenate, (classes, scores, matches, object_classes)), num_classes)
+    joined = [np.concatenate(arrays) for arrays in (classes, scores, matches, object_classes)]
+    return detection_precisions(joined[0], joined[1], joined[2], joined[3], num_classes)
 
 
 corner = st.integers(0, 6)
@@ -120,7 +121,7 @@ def test_attribute_precisions_are_areas_of_each_ranking(objects, seed):
     wanted = rng.random((objects, 6)) < 0.3
     expected = []
     for column in range(6):
-        ranking = sorted(range(objects), key=lambda row, column=column: -scores[row, column])
+        ranking = np.argsort(-scores[:, column], kind="stable").tolist()
         flags = [bool(wanted[row, column]) for row in ranking]
         expected.append(area_by_recall(flags, sum(flags)) if any(flags) else 0.0)
     np.testing.assert_allclose(attribute_precisions(scores, wanted), expected, atol=1e-12)

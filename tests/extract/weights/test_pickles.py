@@ -204,7 +204,7 @@ def test_arrays_come_back_as_they_were(here, protocol):
     assert read["order"] == content["order"]
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(read["model"][name], array, err_msg=name)
-        assert read["model"][name].dtype.newbyteorder("=") == array.dtype.newbyteorder("=")
+        assert read["model"][name].dtype.newbyteorder("=") == np.asarray(array).dtype.newbyteorder("=")
 
 
 def test_arrays_of_python_2_are_read(here):

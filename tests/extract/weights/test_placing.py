@@ -106,7 +106,16 @@ def test_a_missing_file_is_an_error():
         find_weights("runs/detector/model_final.pth")
 
 
-class Server(http.server.BaseHTTPRequestHandler):
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `content` whatever it is asked for."""
+
+    content = b""
+    asked: list[str] = []  # noqa: RUF012 - set by the fixture
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
     def do_GET(self):
         self.server.asked.append(self.path)
         if self.path.endswith("/absent.pth"):
@@ -128,7 +137,7 @@ def server(state, tmp_path, monkeypatch):
     monkeypatch.setenv("PIXELS_TO_RECALL_CACHE", str(tmp_path / "cache"))
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
+    with Server(("127.0.0.1", 0), Handler) as running:
         running.content, running.asked = buffer.getvalue(), []
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield running
