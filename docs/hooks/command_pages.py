@@ -77,7 +77,9 @@ def _default(remarks: str) -> str:
     parts = []
     for remark in remarks.split("; "):
         bounds = re.fullmatch(r"(?:(\S+?)<=)?x(?:(>=|<=)(\S+))?", remark)
-        if remark.startswith("default: "):
+        if remark.startswith("default: ("):  # a description of the default, not a value
+            parts.append(_escaped(remark.removeprefix("default: (").removesuffix(")")))
+        elif remark.startswith("default: "):
             parts.append(_code(remark.removeprefix("default: ")))
         elif bounds and bounds[1] and bounds[3]:
             parts.append(f"{bounds[1]} to {bounds[3]}")
@@ -85,7 +87,7 @@ def _default(remarks: str) -> str:
             parts.append(f"{'at least' if bounds[2] == '>=' else 'at most'} {bounds[3]}")
         else:
             parts.append(_escaped(remark))
-    return ", ".join(parts)
+    return "; ".join(parts)
 
 
 def _code(text: str) -> str:
@@ -93,5 +95,6 @@ def _code(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """`text` as Markdown shows it literally: no tags, no emphasis, no table borders."""
-    return re.sub(r"([\\|<>*_`\[\]])", r"\\\1", text)
+    """`text` as Markdown shows it literally: no tags, no emphasis, no table borders; option names as code."""
+    literal = re.sub(r"([\\|<>*_`\[\]])", r"\\\1", text)
+    return re.sub(r"(?<![\w-])--[a-z][a-z-]*[a-z]", r"`\g<0>`", literal)

@@ -186,7 +186,8 @@ def build_selection(
     Args:
         rule: which.
         bounds: minimum and maximum number of regions per image.
-        threshold, nms: of the selection; None for the rule's default.
+        threshold: minimum confidence of a region; None for the rule's default.
+        nms: IoU that suppresses; None for the rule's default.
         inclusive: which box arithmetic, see extract/detector/boxes.py.
 
     Raises:

@@ -87,14 +87,20 @@ def plan_extraction(
     """Resolve what somebody asks for; weights are fetched last, after everything else was checked.
 
     Args:
-        images, id_mapping, split: see `find_sources`.
+        images: see `find_sources`.
+        id_mapping: see `find_sources`.
+        split: see `find_sources`.
         config: name of a shipped configuration, or a YAML file.
         weights: see `find_weights_of`.
         seed: of random weights; by default the configuration's.
-        rule, threshold, nms: see `build_selection`.
+        rule: see `build_selection`.
+        threshold: see `build_selection`.
+        nms: see `build_selection`.
         bounds: minimum and maximum number of regions per image; by default the configuration's.
         boxes: a file of boxes to predict for instead of proposals, see `load_boxes`.
-        precision, dtype, options: see `ExtractionPlan`.
+        precision: of convolutions and matrix products.
+        dtype: type of the stored features.
+        options: see `RunOptions`.
 
     Raises:
         UsageError: `boxes` together with settings of a selection, or the configuration has no default weights.

@@ -57,4 +57,16 @@ def test_every_command_and_option_is_on_its_page(command_pages: ModuleType, name
 def test_examples_and_defaults_have_places_of_their_own(command_pages: ModuleType) -> None:
     page = command_pages.command_page("data-tools")
     assert "```console\n$ data-tools verify data/coco\n```" in page
-    assert re.search(r"^\| `--seed [^`]*` \| [^|]* \| `2022`, at least 0 \|$", page, re.MULTILINE)
+    assert re.search(r"^\| `--seed [^`]*` \| [^|]* \| `2022`; at least 0 \|$", page, re.MULTILINE)
+
+
+def test_lists_and_examples_of_docstrings_become_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    griffe = pytest.importorskip("griffe", reason="the extra docs is not installed")
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "hooks"))
+    text = "Kinds:\n\nab   one\n     more of it\nc d  two\n\n>>> f(1)\n2\n\nArgs:\n    x: a number.\n"
+    obj = griffe.Module("m", docstring=griffe.Docstring(text))
+    importlib.import_module("docstring_blocks").MarkdownBlocks().on_object(obj=obj)
+    expected = (
+        "Kinds:\n\n- `ab`: one more of it\n- `c d`: two\n\n```pycon\n>>> f(1)\n2\n```\n\nArgs:\n    x: a number."
+    )
+    assert obj.docstring.value == expected
