@@ -29,6 +29,7 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 TILE_REGIONS = 1 << 12  # enough for an efficient matrix product
 TILE_WORDS = 1 << 13
 GPU_TILE_SCALE = 8  # both are larger by this on a GPU, to keep it busy: 910 images of 36 regions, 65536 words
+SOFT_TILE_WORDS = 1 << 11
 SOFT_TILE_SIMILARITIES = 1 << 22  # regions x words of a soft coding's tile: 16 MiB, of which it holds about eight
 
 
@@ -169,7 +170,7 @@ def _tiles(images: _ByLength, captions: _ByLength, soft: bool) -> tuple[list[sli
     scale = GPU_TILE_SCALE if images.packed.rows.is_cuda and not soft else 1
     regions, words = TILE_REGIONS * scale, TILE_WORDS * scale
     if soft:
-        words = min(int(captions.offsets[-1]), TILE_WORDS)
+        words = min(int(captions.offsets[-1]), SOFT_TILE_WORDS)
         regions = SOFT_TILE_SIMILARITIES // words
     return bounded_slices(images.offsets, regions), bounded_slices(captions.offsets, words)
 

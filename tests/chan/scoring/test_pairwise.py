@@ -112,6 +112,7 @@ def test_scores_and_gradients(coding: str, pooling: str, case: str, monkeypatch:
         monkeypatch.setattr(scoring, "SOFT_TILE_SIMILARITIES", tile)
         monkeypatch.setattr(scoring, "TILE_REGIONS", tile)
         monkeypatch.setattr(scoring, "TILE_WORDS", max(1, tile // 3))
+        monkeypatch.setattr(scoring, "SOFT_TILE_WORDS", max(1, tile // 6))
         regions, words = packed(images), packed(captions)
         scores = packed_scores(regions, words, **options)
         scores.backward(torch.from_numpy(upstream))
@@ -134,7 +135,7 @@ def test_each_side_is_sorted_once(coding: str, gradient: bool, monkeypatch: pyte
         return length_order(side)
 
     monkeypatch.setattr(Packed, "length_order", count)
-    for name in ("TILE_REGIONS", "TILE_WORDS", "SOFT_TILE_SIMILARITIES"):
+    for name in ("TILE_REGIONS", "TILE_WORDS", "SOFT_TILE_WORDS", "SOFT_TILE_SIMILARITIES"):
         monkeypatch.setattr(scoring, name, 6)
     monkeypatch.setattr(hard_assignment, "PANEL_SIMILARITIES", 6)
     images, captions = packed(sequences([3, 1, 4, 2], 0)), packed(sequences([2, 5, 1], 1))
