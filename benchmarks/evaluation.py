@@ -61,7 +61,7 @@ def measure(data: Path, images: int, device: torch.device, precision: str) -> di
     synchronise()
     encoded = time.perf_counter()
     limit = Limit(regions, words, TYPES[precision])
-    scorer = limit.beside(evaluation.of_embeddings(model, regions, words, precision))
+    scorer = limit.beside(evaluation.embedding_blocks(model, regions, words, precision))
     found = evaluation.evaluate(opened.split, 1, scorer, seed=0)
     synchronise()
     end = time.perf_counter()

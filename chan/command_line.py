@@ -146,13 +146,13 @@ def evaluate(
     opened = open_split(data, split, features)
     check_dim(opened, dim)
     check_provenance(run, opened)
-    coco = coco_metrics.CocoTest.of(opened.split) if eccv else None
+    coco = coco_metrics.CocoTest.from_split(opened.split) if eccv else None
     regions, words = evaluation.encode(model, opened, tokenizer, where)
     more: dict[str, Any] = {}
-    scorer = evaluation.of_embeddings(model, regions, words, precision.value)
+    scorer = evaluation.embedding_blocks(model, regions, words, precision.value)
     if scores is not None or coco is not None:
         matrix = evaluation.score(model, regions, words, precision.value)
-        scorer = recall.of_matrix(matrix)
+        scorer = recall.matrix_blocks(matrix)
         if scores is not None:
             with replacing(scores) as temporary, temporary.open("wb") as file:
                 np.save(file, matrix.cpu().numpy())
@@ -181,12 +181,12 @@ def ensemble(
     from data_tools.layout import precomp_folder
 
     loaded = load_split(precomp_folder(data), split)
-    coco = coco_metrics.CocoTest.of(loaded) if eccv else None
+    coco = coco_metrics.CocoTest.from_split(loaded) if eccv else None
     matrix = evaluation.load_scores(scores[0], loaded)
     for path in scores[1:]:
         matrix += evaluation.load_scores(path, loaded)
     matrix /= len(scores)
-    result = evaluation.evaluate(loaded, folds, recall.of_matrix(matrix), seed)
+    result = evaluation.evaluate(loaded, folds, recall.matrix_blocks(matrix), seed)
     _report(loaded, result, {} if coco is None else coco.measure(matrix), as_json)
 
 

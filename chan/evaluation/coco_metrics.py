@@ -1,8 +1,8 @@
 """CxC and ECCV Caption metrics of COCO's 5,000 test images, by the package eccv-caption.
 
-COCO counts five captions as right for an image; CxC (Parekh et al. 2021) and ECCV Caption (Chun et al. 2022)
-add the other captions and images that people found to fit. The package knows images by their COCO ids and
-captions by their annotation ids, which split files do not have: a caption's id is known by its place, since
+COCO has five positive captions per image; CxC (Parekh et al. 2021) and ECCV Caption (Chun et al. 2022) add the
+captions and images that annotators judged to match as well. The package identifies images by their COCO ids and
+captions by their annotation ids, which split files do not have: a caption's id follows from its position, since
 SCAN's `testall` and the package list the test captions in the same order.
 
 Shapes: N images, C captions; scores are (N, C).
@@ -15,30 +15,29 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from chan.evaluation.recall import CUTOFFS
 from data_tools.captions.splits import Split
 from data_tools.errors import InputError, UsageError
-
-CUTOFFS = (1, 5, 10)
 
 
 @dataclass(frozen=True)
 class CocoTest:
     """A split that is COCO's 5K test set, with the ids of its images (N,) and captions (C,)."""
 
-    metrics: Any  # of eccv-caption
+    metrics: Any  # the `Metrics` of eccv-caption
     images: np.ndarray
     captions: np.ndarray
 
     @classmethod
-    def of(cls, split: Split) -> "CocoTest":
-        """Recognise a split.
+    def from_split(cls, split: Split) -> "CocoTest":
+        """Check that a split is COCO's 5K test set, and look up its ids.
 
         Raises:
             UsageError: eccv-caption is not installed.
             InputError: the split is not COCO's testall in SCAN's order.
         """
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it announces that it goes without a faster JSON reader
+            warnings.simplefilter("ignore")  # eccv-caption warns where a faster JSON reader is not installed
             try:
                 from eccv_caption import Metrics
             except ImportError:
@@ -62,7 +61,8 @@ class CocoTest:
     def measure(self, scores: Tensor) -> dict[str, dict[str, float]]:
         """Metric -> direction (i2t, t2i) -> percent, of COCO, CxC and ECCV Caption.
 
-        Among equal scores right answers, by any of the three, come last; a NaN is the worst for the model.
+        Ties count against the model: among equal scores the positives of any of the three are ranked last. So does
+        a NaN.
         """
         table, metrics = scores.cpu().numpy(), self.metrics
         everything = (metrics.coco_gts, metrics.cxc_gts, metrics.eccv_gts)
@@ -93,7 +93,7 @@ class CocoTest:
 
 
 def _best(scores: np.ndarray, right: list[int]) -> np.ndarray:
-    """The best candidates, best first: as many as any metric looks at, which are the right ones or ten."""
+    """The best candidates, best first: as many as the metrics need, which is ten or, if more, the positives."""
     wrong = np.ones(len(scores), dtype=bool)
     wrong[right] = False
     known = np.where(np.isnan(scores), np.where(wrong, np.inf, -np.inf), scores)

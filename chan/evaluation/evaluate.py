@@ -1,4 +1,4 @@
-"""Encode a split once, score its images against its captions, measure recall: whole or in folds.
+"""Encode a split once, score its images against its captions, and measure recall on the whole split or in folds.
 
 Shapes: N images, C captions of a split, R regions, W words, D joint dimension.
 """
@@ -39,7 +39,7 @@ def encode(
     with Progress(f"encoding {opened.split.name}", len(counts) + len(lengths), "items") as progress:
 
         def encode_all(lengths: np.ndarray, batch: Callable[[np.ndarray], Packed], encoder: Encoder) -> Packed:
-            """By length, so that neither padding nor a short sequence's missing steps cost anything."""
+            """Encode in order of length, so that no time is spent on padding."""
             order, offsets = lengths.argsort(kind="stable"), offsets_of(torch.from_numpy(lengths))
             rows: Tensor | None = None
             for first in range(0, len(lengths), BATCH):
@@ -70,21 +70,21 @@ def score(model: Chan, regions: Packed, words: Packed, precision: str = "fp32") 
 @torch.inference_mode()
 def measure(model: Chan, opened: FeatureSplit, reader: CaptionTokenizer, device: torch.device) -> RetrievalRecall:
     """Recall of a model on a whole split, without a score matrix."""
-    scorer = of_embeddings(model, *encode(model, opened, reader, device))
+    scorer = embedding_blocks(model, *encode(model, opened, reader, device))
     return recall.rank(scorer, len(opened.split.image_ids), torch.from_numpy(opened.split.caption_images)).recall()
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation came to: recall, averaged over the folds, and its 95 % intervals."""
+    """The result of an evaluation: recall, averaged over the folds, and its 95 % intervals."""
 
     folds: int
     recall: RetrievalRecall
     intervals: Intervals
 
 
-def of_embeddings(model: Chan, regions: Packed, words: Packed, precision: str = "fp32") -> BlockScorer:
-    """The blocks of the matrix of `score`, computed when they are asked for."""
+def embedding_blocks(model: Chan, regions: Packed, words: Packed, precision: str = "fp32") -> BlockScorer:
+    """Blocks of the matrix of `score`, each computed from the embeddings when it is needed."""
 
     def block(images: range, captions: Tensor) -> Tensor:
         return model.score(regions.slice(images.start, images.stop), words.take(captions), precision)
@@ -92,8 +92,8 @@ def of_embeddings(model: Chan, regions: Packed, words: Packed, precision: str = 
     return block
 
 
-def _of_fold(scorer: BlockScorer, first: int, captions: Tensor, progress: Progress) -> BlockScorer:
-    """Blocks of a fold, whose images begin with `first` and whose captions are these; counted in pairs."""
+def _fold_blocks(scorer: BlockScorer, first: int, captions: Tensor, progress: Progress) -> BlockScorer:
+    """Blocks of the fold with images from `first` and these captions; advances `progress` by their pairs."""
 
     def block(images: range, places: Tensor) -> Tensor:
         scores = scorer(range(first + images.start, first + images.stop), captions[places])
@@ -110,21 +110,21 @@ def evaluate(split: Split, folds: int, scorer: BlockScorer, seed: int) -> Evalua
     Args:
         split: the split.
         folds: 1 for the whole; 5 on COCO's 5,000 test images is the published 1K protocol.
-        scorer: of `recall.of_matrix` or `of_embeddings`.
-        seed: of the bootstrap.
+        scorer: computes blocks of scores; see `recall.matrix_blocks` and `embedding_blocks`.
+        seed: seed of the bootstrap.
 
     Raises:
         UsageError: the images cannot be cut into so many equal parts.
     """
     images = len(split.image_ids)
     if folds < 1 or images % folds:
-        raise UsageError(f"--folds {folds}: split {split.name} has {images} images, which it must divide")
+        raise UsageError(f"--folds {folds}: does not divide the {images} images of split {split.name}")
     caption_images, size = torch.from_numpy(split.caption_images), images // folds
     members = [((caption_images // size) == fold).nonzero().squeeze(1) for fold in range(folds)]
     rankings = []
     with Progress(f"scoring {split.name}", size * sum(map(len, members)), "pairs") as progress:
         for fold, captions in enumerate(members):
-            blocks = _of_fold(scorer, fold * size, captions, progress)
+            blocks = _fold_blocks(scorer, fold * size, captions, progress)
             rankings.append(recall.rank(blocks, size, caption_images[captions] - fold * size))
     parts = [ranking.recall() for ranking in rankings]
     return Evaluation(folds, recall.average(parts), bootstrap(Ranking.joined(rankings, size), seed))
@@ -134,7 +134,7 @@ def load_scores(path: Path, split: Split) -> Tensor:
     """A score matrix (N, C) that `chan evaluate --scores` wrote.
 
     Raises:
-        InputError: the file is no NumPy array, or not of the split's shape.
+        InputError: the file is not a NumPy array, or its shape is not that of the split.
     """
     try:
         scores = np.load(path, allow_pickle=False)

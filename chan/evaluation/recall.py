@@ -3,7 +3,8 @@
 A rank is the number of wrong candidates whose score is not strictly below that of the right one: a tie or a
 NaN counts against the model, so that a constant score never looks good. It is 0 for a perfect answer.
 
-Scores are asked for in blocks and counted at once, so that a hundred thousand captions need no score matrix.
+Scores are computed in blocks of images x captions and counted at once, so that a hundred thousand captions need no
+score matrix. (Inside a block, `chan.scoring.pairwise` computes tiles.)
 
 Shapes: N images, C captions; n images and c captions of a block.
 """
@@ -16,10 +17,10 @@ import torch
 from torch import Tensor
 
 CUTOFFS = (1, 5, 10)
-IMAGES = 1024  # of a block, which has the captions of as many images
+BLOCK_IMAGES = 1024  # a block has at most so many images, and the captions of at most so many
 
 BlockScorer = Callable[[range, Tensor], Tensor]
-"""From consecutive images and the positions (c,) int64 of captions to their (n, c) scores."""
+"""Computes a block: from consecutive images and the positions (c,) int64 of captions to their (n, c) scores."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,12 @@ class Recall:
     meanr: float
 
     @classmethod
-    def of_ranks(cls, ranks: Tensor) -> "Recall":
-        """From 0-based ranks (queries,); MedR is floor(median) + 1 and MeanR mean + 1, as SCAN reports."""
+    def from_ranks(cls, ranks: Tensor) -> "Recall":
+        """From 0-based ranks (queries,); MedR is floor(median) + 1 and MeanR mean + 1, as SCAN reports.
+
+        >>> Recall.from_ranks(torch.tensor([0, 0, 6, 30]))
+        Recall(r1=50.0, r5=50.0, r10=75.0, medr=4.0, meanr=10.0)
+        """
         r1, r5, r10 = (100.0 * (ranks < cutoff).double().mean().item() for cutoff in CUTOFFS)
         median = torch.quantile(ranks.double(), 0.5).floor().item()
         return cls(r1, r5, r10, medr=median + 1, meanr=ranks.double().mean().item() + 1)
@@ -71,7 +76,7 @@ class Ranking:
 
     def recall(self) -> RetrievalRecall:
         """Recall in both directions."""
-        return RetrievalRecall(Recall.of_ranks(self.i2t), Recall.of_ranks(self.t2i))
+        return RetrievalRecall(Recall.from_ranks(self.i2t), Recall.from_ranks(self.t2i))
 
     @classmethod
     def joined(cls, folds: Sequence["Ranking"], size: int) -> "Ranking":
@@ -84,8 +89,8 @@ class Ranking:
         )
 
 
-def of_matrix(scores: Tensor) -> BlockScorer:
-    """The blocks of a score matrix (N, C)."""
+def matrix_blocks(scores: Tensor) -> BlockScorer:
+    """Blocks cut from a score matrix (N, C)."""
     return lambda images, captions: scores[images.start : images.stop, captions.to(scores.device)]
 
 
@@ -97,8 +102,8 @@ class _OwnBlock:
     own: Tensor
 
     @classmethod
-    def of(cls, scorer: BlockScorer, images: range, captions: Tensor, owners: Tensor) -> "_OwnBlock":
-        """Of the `images`, and the `captions` (c,) that belong to the images `owners` (c,)."""
+    def compute(cls, scorer: BlockScorer, images: range, captions: Tensor, owners: Tensor) -> "_OwnBlock":
+        """The block of `images` and `captions` (c,), which belong to the images `owners` (c,)."""
         scores = scorer(images, captions) if len(captions) else torch.empty(len(images), 0)
         return cls(scores, (torch.arange(images.start, images.stop)[:, None] == owners).to(scores.device))
 
@@ -107,7 +112,7 @@ class _OwnBlock:
         return self.scores.T.masked_select(self.own.T)
 
     def best(self) -> Tensor:
-        """(n, 1): the best score of each image with a caption of its own; NaN where all are, or none is."""
+        """(n, 1): each image's best score with its own captions; NaN where all are NaN or it has no caption."""
         right = self.own & ~self.scores.isnan()
         lowest = self.scores.new_full((len(self.scores), 1), -torch.inf)
         best = torch.cat([self.scores.masked_fill(~right, -torch.inf), lowest], 1).amax(1, keepdim=True)
@@ -115,22 +120,27 @@ class _OwnBlock:
 
 
 def rank(scorer: BlockScorer, images: int, caption_images: Tensor) -> Ranking:
-    """The ranks of all images and captions, with every score asked for once.
+    """The ranks of all images and captions; every score is computed once.
 
-    The blocks in which images meet their own captions come first, and are kept: they have the scores of the
-    right answers, against which all blocks are counted. Memory grows with C, not with N x C.
+    The blocks of images with their own captions are computed first, and kept: they contain the scores of the right
+    answers, with which those of all blocks are compared. Memory grows with C, not with N x C.
+
+    >>> scores = torch.tensor([[0.9, 0.1, 0.3], [0.2, 0.8, 0.4]])  # the third caption is ranked second
+    >>> ranking = rank(matrix_blocks(scores), 2, torch.tensor([0, 1, 0]))
+    >>> ranking.i2t.tolist(), ranking.t2i.tolist()
+    ([0, 0], [0, 0, 1])
 
     Args:
-        scorer: gives the scores, on any device.
+        scorer: computes the scores of a block, on any device.
         images: N.
         caption_images: (C,) int64, the image of each caption; images may have any number of captions.
     """
     owners, order = caption_images.cpu().sort(stable=True)
-    starts = torch.tensor([*range(0, images, IMAGES), images])
+    starts = torch.tensor([*range(0, images, BLOCK_IMAGES), images])
     rows = [range(a, b) for a, b in pairwise(starts.tolist())]
     columns = [slice(a, b) for a, b in pairwise(torch.searchsorted(owners, starts).tolist())]
     pairs = list(zip(rows, columns, strict=True))
-    own_blocks = [_OwnBlock.of(scorer, row, order[column], owners[column]) for row, column in pairs]
+    own_blocks = [_OwnBlock.compute(scorer, row, order[column], owners[column]) for row, column in pairs]
     right, best = [block.right() for block in own_blocks], [block.best() for block in own_blocks]
     i2t, t2i = torch.zeros(images, dtype=torch.int64), torch.zeros(len(owners), dtype=torch.int64)
     for r, row in enumerate(rows):
@@ -147,8 +157,12 @@ def rank(scorer: BlockScorer, images: int, caption_images: Tensor) -> Ranking:
 
 
 def measure(scores: Tensor, caption_images: Tensor) -> RetrievalRecall:
-    """Recall of a score matrix (N, C) with `caption_images` as for `rank`."""
-    return rank(of_matrix(scores), len(scores), caption_images).recall()
+    """Recall of a score matrix (N, C); `caption_images` as for `rank`.
+
+    >>> measure(torch.eye(20), torch.arange(20)).rsum
+    600.0
+    """
+    return rank(matrix_blocks(scores), len(scores), caption_images).recall()
 
 
 def average(parts: Sequence[RetrievalRecall]) -> RetrievalRecall:

@@ -24,7 +24,7 @@ def testall() -> Split:
 @pytest.mark.slow
 def test_metrics_by_hand(testall: Split) -> None:
     """Scores that are right for the first images only; recalls counted from the package's lists of answers."""
-    coco = CocoTest.of(testall)
+    coco = CocoTest.from_split(testall)
     images, captions = len(testall.image_ids), len(testall.captions)
     assert (images, captions) == (5000, 25000)
     scores = torch.rand(images, captions, generator=torch.Generator().manual_seed(0))
@@ -55,14 +55,14 @@ def test_ties_and_nan_count_against_the_model() -> None:
 
 def test_other_splits_are_refused(testall: Split) -> None:
     with pytest.raises(InputError, match="has 5 captions; COCO's testall has 25000"):
-        CocoTest.of(Split("test", ["1"], ["x"] * 5, np.zeros(5, dtype=np.int64)))
+        CocoTest.from_split(Split("test", ["1"], ["x"] * 5, np.zeros(5, dtype=np.int64)))
     turned = Split("testall", testall.image_ids[::-1], testall.captions, testall.caption_images)
     with pytest.raises(InputError, match="caption 1 is of image"):
-        CocoTest.of(turned)
+        CocoTest.from_split(turned)
 
 
 def test_a_constant_score_never_looks_good(testall: Split) -> None:
-    metrics = CocoTest.of(testall).metrics
+    metrics = CocoTest.from_split(testall).metrics
     small = {"i2t": {1: [11, 12], 2: [13]}, "t2i": {11: [1], 12: [1], 13: [2]}}
     metrics.coco_gts = metrics.cxc_gts = metrics.eccv_gts = small
     coco = CocoTest(metrics, np.array([1, 2]), np.array([11, 12, 13]))

@@ -12,11 +12,11 @@ from chan.evaluation import evaluate as evaluation
 from chan.evaluation.evaluate import (
     as_document,
     as_table,
+    embedding_blocks,
     evaluate,
     load_scores,
-    of_embeddings,
 )
-from chan.evaluation.recall import measure, of_matrix
+from chan.evaluation.recall import matrix_blocks, measure
 from chan.packing import pack
 from chan.text.tokenizers import BertTokenizer, VocabularyTokenizer
 from data_tools.captions.vocabulary import Vocabulary
@@ -105,7 +105,7 @@ def random_scores(opened: FeatureSplit) -> torch.Tensor:
 
 def test_folds_are_the_averages_of_their_parts(opened: FeatureSplit) -> None:
     scores = random_scores(opened)
-    found = evaluate(opened.split, 3, of_matrix(scores), seed=0)
+    found = evaluate(opened.split, 3, matrix_blocks(scores), seed=0)
     parts = [
         measure(scores[2 * k : 2 * k + 2, 10 * k : 10 * k + 10], torch.arange(2).repeat_interleave(5))
         for k in range(3)
@@ -123,8 +123,8 @@ def test_folds_need_no_matrix(opened: FeatureSplit) -> None:
     regions, words = evaluation.encode(model, opened, reader, CPU)
     scores = evaluation.score(model, regions, words)
     for folds in (1, 2, 3):
-        blocks = evaluate(opened.split, folds, of_embeddings(model, regions, words), seed=0)
-        assert blocks == evaluate(opened.split, folds, of_matrix(scores), seed=0)
+        blocks = evaluate(opened.split, folds, embedding_blocks(model, regions, words), seed=0)
+        assert blocks == evaluate(opened.split, folds, matrix_blocks(scores), seed=0)
 
 
 def test_validation_measures_the_whole_split(opened: FeatureSplit) -> None:
@@ -145,13 +145,13 @@ def test_the_precision_is_that_of_the_products(opened: FeatureSplit) -> None:
     assert rough.dtype == torch.float32
     assert not torch.equal(rough, exact)
     torch.testing.assert_close(rough, exact, rtol=0.02, atol=0.02)
-    block = of_embeddings(model, regions, words, "bf16")(range(2, 5), torch.tensor([4, 0]))
+    block = embedding_blocks(model, regions, words, "bf16")(range(2, 5), torch.tensor([4, 0]))
     torch.testing.assert_close(block, rough[2:5, [4, 0]])
 
 
 def test_folds_must_divide_the_images(opened: FeatureSplit) -> None:
-    with pytest.raises(UsageError, match="--folds 4: split test has 6 images"):
-        evaluate(opened.split, 4, of_matrix(random_scores(opened)), seed=0)
+    with pytest.raises(UsageError, match="--folds 4: does not divide the 6 images of split test"):
+        evaluate(opened.split, 4, matrix_blocks(random_scores(opened)), seed=0)
 
 
 def test_scores_of_another_shape_or_kind_are_refused(opened: FeatureSplit, tmp_path: Path) -> None:

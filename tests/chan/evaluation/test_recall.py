@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chan.evaluation.recall import Recall, measure, of_matrix, rank
+from chan.evaluation.recall import Recall, matrix_blocks, measure, rank
 
 
 def sorted_rank(scores: list[float], right: set[int]) -> int:
@@ -55,8 +55,8 @@ def test_counted_ranks_are_sorted_ranks(block: int, problem: tuple[np.ndarray, l
     scores, captions = problem
     i2t, t2i = naive(scores, captions)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("chan.evaluation.recall.IMAGES", block)
-        found = rank(of_matrix(torch.from_numpy(scores)), len(scores), torch.tensor(captions))
+        patch.setattr("chan.evaluation.recall.BLOCK_IMAGES", block)
+        found = rank(matrix_blocks(torch.from_numpy(scores)), len(scores), torch.tensor(captions))
     assert found.i2t.tolist() == i2t
     assert found.t2i.tolist() == t2i
     assert found.images.tolist() == sorted(set(captions))
@@ -64,7 +64,7 @@ def test_counted_ranks_are_sorted_ranks(block: int, problem: tuple[np.ndarray, l
 
 
 def test_every_score_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chan.evaluation.recall.IMAGES", 3)
+    monkeypatch.setattr("chan.evaluation.recall.BLOCK_IMAGES", 3)
     asked = torch.zeros(7, 21, dtype=torch.int64)
 
     def scorer(images: range, captions: torch.Tensor) -> torch.Tensor:
@@ -90,7 +90,7 @@ def test_a_perfect_score() -> None:
 
 
 def test_recall_of_ranks_by_hand() -> None:
-    found = Recall.of_ranks(torch.tensor([0, 3, 4, 9, 10, 20]))
+    found = Recall.from_ranks(torch.tensor([0, 3, 4, 9, 10, 20]))
     assert (found.r1, found.r5, found.r10) == pytest.approx((100 / 6, 300 / 6, 400 / 6))
     assert found.medr == 7  # the median of the 0-based ranks is 6.5
     assert found.meanr == pytest.approx(46 / 6 + 1)
