@@ -3,9 +3,10 @@
     python -m benchmarks.loading                        # JPEG files made for it, 640 x 480
     python -m benchmarks.loading --images FOLDER        # of a folder
 
-Measures images a second of the loader alone by the number of its processes, for each way to resize to 600 x 1000,
-after checking that processes and a plain loop give the same arrays. Beside them what the machine can do: OpenCV's
-decoding on one core, and copies of a resized image into memory that is in use already and into new memory.
+Measures images per second of the loader alone by the number of its processes, for each way to resize to 600 x
+1000, after checking that processes and a plain loop give the same arrays; and the same where PyTorch shares the
+arrays, as its DataLoader does with tensors, instead of the loader's ring. For comparison, what the machine can do:
+OpenCV's decoding on one core, and copies of a resized image into used memory and into new memory.
 """
 
 import argparse
@@ -15,12 +16,14 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.recording import record
 from data_tools.images.decoding import decode_bgr
@@ -29,7 +32,8 @@ from extract.run.loading import AHEAD, load
 from extract.run.sources import Sources, find_sources
 
 MEAN = (102.9801, 115.9465, 122.7717)
-WARM = 4  # images that do not count, for processes start meanwhile, beside those that are made ahead
+WARM = 4  # images that do not count, since processes start meanwhile, besides those that are made ahead
+Loader = Callable[[Sources, list[int], Resizing, int], Iterator[Any]]
 
 
 def make_pictures(folder: Path, count: int) -> None:
@@ -44,7 +48,7 @@ def make_pictures(folder: Path, count: int) -> None:
 
 
 def rate(work: Callable[[], Any], repeats: int) -> float:
-    """Calls of `work` a second, by the median of some."""
+    """Calls of `work` per second, by the median of some."""
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -54,7 +58,7 @@ def rate(work: Callable[[], Any], repeats: int) -> float:
 
 
 def limits(sources: Sources) -> dict[str, float]:
-    """What one core can do, a second."""
+    """What one core can do per second."""
     encoded = [
         np.frombuffer((sources.folder / image.file).read_bytes(), np.uint8) for image in sources.images[:32]
     ]
@@ -76,11 +80,37 @@ def check(sources: Sources, resizing: Resizing) -> None:
             raise SystemExit(f"{resizing.method}: the loader's arrays differ from a plain loop's")
 
 
-def images_per_second(sources: Sources, resizing: Resizing, workers: int, count: int) -> float:
-    """Of the loader alone."""
+class Tensors(Dataset):
+    """Resized images as tensors, which a DataLoader passes on in shared memory of its own (`/dev/shm`)."""
+
+    def __init__(self, sources: Sources, order: list[int], resizing: Resizing) -> None:
+        self.sources, self.order, self.resizing = sources, order, resizing
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> Tensor:
+        image = self.sources.images[self.order[index]]
+        return self.resizing(decode_bgr(self.sources.folder / image.file))[0]
+
+
+def by_pytorch(sources: Sources, order: list[int], resizing: Resizing, workers: int) -> Iterator[Tensor]:
+    """The images through PyTorch's own sharing."""
+    ahead = AHEAD if workers else None
+    images = Tensors(sources, order, resizing)
+    return iter(DataLoader(images, batch_size=None, num_workers=workers, prefetch_factor=ahead))
+
+
+def by_ring(sources: Sources, order: list[int], resizing: Resizing, workers: int) -> Iterator[Any]:
+    """The images as an extraction loads them."""
+    return load(sources.folder, sources.images, order, resizing, workers)
+
+
+def images_per_second(sources: Sources, resizing: Resizing, workers: int, count: int, loader: Loader) -> float:
+    """Of a loader alone."""
     warm, count = WARM + AHEAD * workers, max(count, 8 * AHEAD * workers)
     order = list(itertools.islice(itertools.cycle(range(len(sources.images))), count + warm))
-    items = load(sources.folder, sources.images, order, resizing, workers)
+    items = loader(sources, order, resizing, workers)
     for _ in range(warm):
         next(items)
     start = time.perf_counter()
@@ -89,23 +119,26 @@ def images_per_second(sources: Sources, resizing: Resizing, workers: int, count:
 
 
 def measure(sources: Sources, workers: list[int], count: int, repeats: int) -> list[dict[str, Any]]:
-    """A row for each way to resize and number of processes; the repeats go in turns."""
+    """One row per way to resize and number of processes; the repeats go in turns."""
     resizings = {method: Resizing(method, 600, 1000, MEAN) for method in METHODS}
     for resizing in resizings.values():
         check(sources, resizing)
-    rates: dict[tuple[str, int], list[float]] = {key: [] for key in itertools.product(METHODS, workers)}
+    loaders: dict[str, Loader] = {"ring": by_ring, "pytorch": by_pytorch}
+    keys = list(itertools.product(METHODS, workers))
+    rates: dict[tuple[str, int, str], list[float]] = {(*key, name): [] for key in keys for name in loaders}
     for _ in range(repeats):
-        for (method, number), measured in rates.items():
-            measured.append(images_per_second(sources, resizings[method], number, count))
+        for (method, number, name), measured in rates.items():
+            measured.append(images_per_second(sources, resizings[method], number, count, loaders[name]))
     return [
         {
             "resize": method,
             "workers": number,
-            "images_per_second": round(statistics.median(measured), 1),
-            "least": round(min(measured), 1),
-            "most": round(max(measured), 1),
+            "images_per_second": round(statistics.median(rates[method, number, "ring"]), 1),
+            "min": round(min(rates[method, number, "ring"]), 1),
+            "max": round(max(rates[method, number, "ring"]), 1),
+            "by_pytorch": round(statistics.median(rates[method, number, "pytorch"]), 1),
         }
-        for (method, number), measured in rates.items()
+        for method, number in keys
     ]
 
 
@@ -129,11 +162,11 @@ def main() -> None:
         machines = limits(sources)
         rows = measure(sources, arguments.workers, arguments.count, arguments.repeats)
     for name, value in machines.items():
-        print(f"{name:24} {value:8.1f} a second on one core")
+        print(f"{name:24} {value:8.1f} per second on one core")
     for row in rows:
         print(
             f"{row['resize']:7} {row['workers']:3} processes  {row['images_per_second']:7.1f} images/s  "
-            f"({row['least']} to {row['most']})"
+            f"({row['min']} to {row['max']}); shared by PyTorch {row['by_pytorch']:7.1f}"
         )
     results = {
         "images": "of a folder" if arguments.images else "made, 640 x 480, quality 90",

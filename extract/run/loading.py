@@ -1,7 +1,9 @@
-"""The pictures of a list, read and resized in processes of their own.
+"""The images of a list, decoded and resized in worker processes.
 
-An array of megabytes takes as long to send through a pipe as to make. So the processes leave their arrays in
-memory that they inherit. It is anonymous: `/dev/shm`, which PyTorch would use, is often too small in containers.
+Sending an array of megabytes through a pipe takes as long as making it, so the workers write their arrays into
+anonymous memory that they inherit. PyTorch's own sharing is about as fast (`benchmarks/loading.py`: which of the two
+is faster depends on the images), but it needs room in `/dev/shm`: 64 MB in a Docker container by default, where
+the arrays of five workers, two of 7.2 MB each, do not fit and the loader raises an error.
 """
 
 import mmap
@@ -21,19 +23,19 @@ from data_tools.images.decoding import UnreadableImageError, decode_bgr
 from extract.detector.resizing import Geometry, Resizing
 from extract.run.sources import SourceImage
 
-AHEAD = 2  # images that each process prepares before they are asked for
+AHEAD = 2  # images that each worker prepares before they are requested
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture of the list, or why there is none.
+    """A decoded image of the list, or the reason why it cannot be read.
 
     Attributes:
-        position: in the list.
-        seconds: that it took.
+        position: of the image in the list.
+        seconds: spent on decoding and resizing.
         pixels: (3, h, w), resized; None where there is a problem.
         geometry: of the resize.
-        problem: why it cannot be read.
+        problem: why the image cannot be read; empty where it can.
     """
 
     position: int
@@ -44,24 +46,24 @@ class Decoded:
 
 
 class _Ring:
-    """Places for arrays in memory that processes share with those that they are forked from.
+    """Slots for arrays in memory that a process shares with the processes forked from it.
 
-    The array of index i is in place i modulo their number, until that of the index one round later is.
+    The array of index i is in slot i modulo the number of slots, until that of a later round overwrites it.
     """
 
-    def __init__(self, places: int, size: int) -> None:
-        self._bytes = np.frombuffer(mmap.mmap(-1, places * size), np.uint8).reshape(places, size)
+    def __init__(self, slots: int, size: int) -> None:
+        self._bytes = np.frombuffer(mmap.mmap(-1, slots * size), np.uint8).reshape(slots, size)
 
-    def place(self, index: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
-        """The array of an index; None where it is larger than a place."""
+    def slot(self, index: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
+        """The array of an index; None where it is larger than a slot."""
         size = int(np.prod(shape)) * dtype.itemsize
         row = self._bytes[index % len(self._bytes)]
         return row[:size].view(dtype).reshape(shape) if size <= len(row) else None
 
 
 @dataclass(frozen=True)
-class _Left:
-    """In the place of an array: where in the ring it is."""
+class _InRing:
+    """Sent instead of an array: where in the ring it is."""
 
     index: int
     shape: tuple[int, ...]
@@ -69,7 +71,7 @@ class _Left:
 
 
 class _Images(Dataset):
-    """Positions of a list of images, read and resized; their arrays are left in the ring where there is one."""
+    """The images at some positions of a list, decoded and resized; arrays go to the ring where there is one."""
 
     def __init__(
         self,
@@ -85,16 +87,16 @@ class _Images(Dataset):
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, index: int) -> tuple[Decoded, _Left | None]:
+    def __getitem__(self, index: int) -> tuple[Decoded, _InRing | None]:
         decoded = self._decode(self.order[index])
         if self.ring is None or decoded.pixels is None:
             return decoded, None
-        left = _Left(index, decoded.pixels.shape, decoded.pixels.dtype)
-        place = self.ring.place(index, left.shape, left.dtype)
-        if place is None:
+        in_ring = _InRing(index, decoded.pixels.shape, decoded.pixels.dtype)
+        slot = self.ring.slot(index, in_ring.shape, in_ring.dtype)
+        if slot is None:
             return decoded, None
-        np.copyto(place, decoded.pixels)
-        return replace(decoded, pixels=None), left
+        np.copyto(slot, decoded.pixels)
+        return replace(decoded, pixels=None), in_ring
 
     def _decode(self, position: int) -> Decoded:
         start, source = time.perf_counter(), self.images[position]
@@ -116,22 +118,22 @@ def _itself(item: Any) -> Any:
 def load(
     folder: Path, images: Sequence[SourceImage], order: Sequence[int], resizing: Resizing, workers: int
 ) -> Iterator[Decoded]:
-    """The images of some positions of a list, in that order.
+    """The images at some positions of a list, in that order.
 
     Args:
-        folder: where the files are.
+        folder: folder of the image files.
         images: the list.
-        order: positions in it.
-        resizing: what becomes of each.
-        workers: processes that decode; 0 for this one.
+        order: positions in the list.
+        resizing: how each image is resized.
+        workers: number of worker processes; 0 decodes in this process.
 
     Raises:
-        RuntimeError: PyTorch's, when a process was killed.
+        RuntimeError: of PyTorch, when a worker was killed.
     """
     workers = min(workers, len(order))
     shares = workers > 0 and multiprocessing.get_start_method() == "fork"
     largest = resizing.min_side * resizing.max_side * 3 * np.dtype(np.float32).itemsize
-    # an index is handed out before the array of AHEAD * workers indices earlier is taken out below
+    # an index is given to a worker before the array AHEAD * workers indices earlier is copied out below
     ring = _Ring(AHEAD * workers + 1, largest) if shares else None
     dataset = _Images(folder, images, order, resizing, ring)
     loader = DataLoader(
@@ -141,11 +143,11 @@ def load(
         collate_fn=_itself,
         prefetch_factor=AHEAD if workers else None,
     )
-    for decoded, left in loader:
-        if ring is None or left is None:
+    for decoded, in_ring in loader:
+        if ring is None or in_ring is None:
             yield decoded
         else:
-            place = ring.place(left.index, left.shape, left.dtype)
-            assert place is not None
-            # by PyTorch, since NumPy asks for huge pages, which the kernel may first have to make
-            yield replace(decoded, pixels=torch.from_numpy(place).clone().numpy())
+            slot = ring.slot(in_ring.index, in_ring.shape, in_ring.dtype)
+            assert slot is not None
+            # copied by PyTorch: NumPy requests huge pages, which the kernel may have to assemble first
+            yield replace(decoded, pixels=torch.from_numpy(slot).clone().numpy())

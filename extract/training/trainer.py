@@ -129,7 +129,7 @@ def train_detector(
     cfg = with_values(cfg, output=str(out))
     if resume:
         _check_same_config(out / "config.yaml", cfg)
-    comm.synchronize()  # nobody writes before all have looked
+    comm.synchronize()  # no process writes before all have checked the folder
     out.mkdir(parents=True, exist_ok=True)
     _log_to_file(out)
     if comm.is_main_process():
