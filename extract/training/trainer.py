@@ -40,12 +40,12 @@ class DetectorTrainer(DefaultTrainer):
     """Detectron2's trainer on a list of dataset dicts with attributes."""
 
     def __init__(self, cfg: CfgNode, records: list[dict[str, Any]]) -> None:
-        self._records = records  # the base class asks for its loader while it is being built
+        self._records = records  # the constructor of the base class builds the loader
         super().__init__(cfg)
-        self._records = []  # the loader has its own copy, packed
+        self._records = []  # the loader has a packed copy
 
     def build_train_loader(self, cfg: CfgNode) -> Any:
-        """Endless batches of `SOLVER.IMS_PER_BATCH` images in an order that follows from `SEED`."""
+        """Endless batches of `SOLVER.IMS_PER_BATCH` images; `SEED` determines their order."""
         return build_detection_train_loader(
             self._records,
             mapper=AttributeMapper(cfg),
@@ -56,9 +56,9 @@ class DetectorTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """Detectron2's model; `ZERO_INIT_RESIDUAL` silences each residual branch at the start.
+        """Detectron2's model; with `ZERO_INIT_RESIDUAL` each residual branch starts at zero.
 
-        Deep narrow networks with batch norm learn much faster so (Goyal et al. 2017, section 5.1).
+        Deep narrow networks with batch norm learn much faster then (Goyal et al. 2017, section 5.1).
         """
         model = super().build_model(cfg)
         if cfg.MODEL.RESNETS.ZERO_INIT_RESIDUAL:
@@ -83,7 +83,7 @@ class DetectorTrainer(DefaultTrainer):
 
 
 class ProgressHook(HookBase):
-    """Shows iterations, the loss and its parts' sum on the console."""
+    """Shows iterations and the loss on the console."""
 
     def before_train(self) -> None:
         """Open the bar."""
@@ -110,21 +110,23 @@ def train_detector(
         cfg: the whole recipe; `cfg.MODEL.DEVICE` is where it runs.
         split: the training images.
         out: the run folder: configuration, checkpoints, metrics, log.
-        resume: go on from the last checkpoint there.
+        resume: continue from the last checkpoint in the run folder.
         weights: the file that a new run starts from; see `extract/weights/initial.py`.
 
     Raises:
-        UsageError: the folder holds a run and `resume` is not given, or the reverse; or the configuration is
-            of Caffe's network, which only describes images.
+        UsageError: the folder holds a run and `resume` is not given, or the reverse; or the configuration has
+            Caffe's box arithmetic, which is for inference only.
         InputError: the configuration does not fit the data or the weights, or an image cannot be read.
     """
     if is_caffe(cfg):
-        raise UsageError("a network with Caffe's box arithmetic is not trained here; use vg_r101 or the like")
+        raise UsageError(
+            "a network with Caffe's box arithmetic cannot be trained; fix: use vg_r101 or another with Detectron2's"
+        )
     check_labels(cfg, split)
-    begun = (out / "last_checkpoint").is_file()
-    if begun and not resume:
-        raise UsageError(f"{out}: holds a run; --resume goes on with it")
-    if resume and not begun:
+    started = (out / "last_checkpoint").is_file()
+    if started and not resume:
+        raise UsageError(f"{out}: holds a run; fix: continue it with --resume, or give another --out")
+    if resume and not started:
         raise UsageError(f"{out}: holds no checkpoint to resume from")
     cfg = with_values(cfg, output=str(out))
     if resume:
@@ -149,38 +151,42 @@ def train_detector(
 
 
 def train_on_gpus(gpus: int, cfg: CfgNode, data: Path, out: Path, resume: bool, weights: Path | None) -> Path:
-    """Train on `DATA/annotations/train.json` with a process a GPU, by Detectron2's launch.
+    """Train on `DATA/annotations/train.json` with one process per GPU, by Detectron2's `launch`.
 
     Args:
-        gpus: how many; `SOLVER.IMS_PER_BATCH` images are divided among them.
-        data: the data set's folder.
+        gpus: number of GPUs; the `SOLVER.IMS_PER_BATCH` images of a step are divided among them.
+        cfg: as for `train_detector`, as are `out`, `resume` and `weights`.
+        data: the data folder.
+        out: the run folder.
+        resume: continue a run.
+        weights: the file that a new run starts from.
 
-    See `train_detector` for the others, for what is returned and for what is raised.
+    Returns and raises what `train_detector` does.
     """
     if cfg.SOLVER.IMS_PER_BATCH % gpus:
         raise UsageError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which --gpus {gpus} does not divide"
         )
-    complaints = mp.get_context("spawn").SimpleQueue()
-    arguments = (complaints, cfg, data, out, resume, weights)
+    errors = mp.get_context("spawn").SimpleQueue()
+    arguments = (errors, cfg, data, out, resume, weights)
     try:
         launch(_train_in_process, gpus, dist_url="auto", args=arguments)
     except ProcessExitedException:
-        if complaints.empty():
+        if errors.empty():
             raise
-        kind, message = complaints.get()
+        kind, message = errors.get()
         raise kind(message) from None
     return out / FINAL_WEIGHTS
 
 
 def _train_in_process(
-    complaints: Any, cfg: CfgNode, data: Path, out: Path, resume: bool, weights: Path | None
+    errors: Any, cfg: CfgNode, data: Path, out: Path, resume: bool, weights: Path | None
 ) -> None:
-    """The part of one process: what a user can mend comes back to the command as its kind and its line."""
+    """Train in one of several processes; an error for the user is sent to the command as its type and message."""
     try:
         train_detector(cfg, load_detection_split(data, "train"), out, resume, weights)
     except (InputError, UsageError) as error:
-        complaints.put((type(error), str(error)))
+        errors.put((type(error), str(error)))
         raise SystemExit(1) from None
 
 
@@ -192,25 +198,25 @@ def _start_from(weights: Path, model: nn.Module, out: Path) -> None:
 
 
 def _as_one_line(error: InputError) -> InputError:
-    """The error itself, where it comes from a loader's worker with a traceback around it."""
+    """The message of an error alone, without the traceback that a loader's worker puts around it."""
     return InputError(str(error).strip().splitlines()[-1].split(f"{InputError.__name__}: ", 1)[-1])
 
 
 def _check_same_config(stored: Path, cfg: CfgNode) -> None:
-    """Raise `InputError` where a run was begun with another configuration; its device and place may differ."""
+    """Raise `InputError` where a run was started with another configuration; device and folder may differ."""
     old, new = (
         [line for line in text.splitlines() if not line.startswith(("  DEVICE: ", "OUTPUT_DIR: "))]
         for text in (read_text(stored), cfg.dump())
     )
-    for mine, other in itertools.zip_longest(old, new, fillvalue="(nothing)"):
-        if mine != other:
+    for before, now in itertools.zip_longest(old, new, fillvalue="(nothing)"):
+        if before != now:
             raise InputError(
-                f"{stored}: a resumed run keeps its configuration; it has {mine.strip()}, not {other.strip()}"
+                f"{stored}: a resumed run keeps its configuration; it has {before.strip()}, not {now.strip()}"
             )
 
 
 def _log_to_file(out: Path) -> None:
-    """Send Detectron2's log to `OUT/log.txt` alone: the console belongs to the progress bar."""
+    """Send Detectron2's log to `OUT/log.txt` only, since the console shows the progress bar."""
     for name in ("detectron2", "fvcore"):
         logger = setup_logger(str(out), distributed_rank=comm.get_rank(), name=name)
         for handler in [h for h in logger.handlers if type(h) is logging.StreamHandler]:

@@ -15,8 +15,9 @@ from detectron2.checkpoint.c2_model_loading import convert_basic_c2_names
 from torch import nn
 
 from data_tools.errors import InputError
+from data_tools.tensor_names import tensor_differences
 from extract.weights.locating import sha256_of
-from extract.weights.placing import first_names, place_weights
+from extract.weights.placing import place_weights
 from extract.weights.reading import read_weights
 
 _BACKBONE, _RES5 = "backbone.", "roi_heads.res5."
@@ -48,13 +49,13 @@ class InitialWeights:
 
 
 def place_initial_weights(model: nn.Module, source: Path) -> InitialWeights:
-    """Copy the tensors of a file to their places in `model`: a detector's all, a ResNet's into backbone and res5.
+    """Copy the tensors of a file to their places in `model`: all of a detector's, a ResNet's to backbone and res5.
 
-    A ResNet whose batch norms are scale and bias alone leaves their statistics as they are: 0 and 1.
+    Where the batch norms of a ResNet's file have scale and bias only, their statistics keep 0 and 1.
 
     Raises:
-        InputError: the file cannot be read, is neither, or a tensor of the network's ResNet is missing from it or
-            of another shape, or one of its layers has no place; the message lists them.
+        InputError: the file cannot be read or holds neither, or tensors of the network's ResNet are missing,
+            unexpected or of a wrong shape; the message lists them.
     """
     state = read_weights(source)
     places = {name: place for name, place in model.state_dict().items() if not name.endswith(_UNUSED)}
@@ -119,18 +120,9 @@ def _by_place(named: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _check(given: dict[str, torch.Tensor], places: Mapping[str, torch.Tensor], source: Path) -> None:
     """Raise `InputError` where a file's ResNet is not the network's."""
-    wanted = [name for name in places if name.startswith((_BACKBONE, _RES5))]
+    expected = {name: place.shape for name, place in places.items() if name.startswith((_BACKBONE, _RES5))}
     if not any(name.endswith(_STATISTICS) for name in given):
-        wanted = [name for name in wanted if not name.endswith(_STATISTICS)]
-    problems = {
-        "missing": [name for name in wanted if name not in given],
-        "without a place": [name for name in given if name not in places],
-        "wrongly shaped": [
-            f"{name} {tuple(tensor.shape)}, expected {tuple(places[name].shape)}"
-            for name, tensor in given.items()
-            if name in places and tensor.shape != places[name].shape
-        ],
-    }
-    found = [f"{what}: {first_names(names)}" for what, names in problems.items() if names]
-    if found:
-        raise InputError(f"{source}: its ResNet is not the configuration's; {'; '.join(found)}")
+        expected = {name: shape for name, shape in expected.items() if not name.endswith(_STATISTICS)}
+    different = tensor_differences({name: tensor.shape for name, tensor in given.items()}, expected)
+    if different:
+        raise InputError(f"{source}: its ResNet is not the configuration's; {different}")

@@ -1,6 +1,5 @@
 """Placing the tensors of a weight file in the network."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -8,69 +7,48 @@ from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 
 from data_tools.errors import InputError
+from data_tools.tensor_names import tensor_differences
 from extract.detector.rpn import CaffeAnchorGenerator
 from extract.weights.formats import convert, ratio_by_ratio
 
 ANCHORS = "proposal_generator.anchor_generator.cell_anchors.0"
-IGNORED = ("num_batches_tracked", "pixel_mean", "pixel_std")  # counters, and what the configuration says
-
-
-@dataclass(frozen=True)
-class _Misfit:
-    missing: list[str]
-    left_over: list[str]
-    wrongly_shaped: list[str]
-
-    def __str__(self) -> str:
-        kinds = {"missing": self.missing, "left over": self.left_over, "wrongly shaped": self.wrongly_shaped}
-        return "; ".join(f"{kind}: {first_names(names)}" for kind, names in kinds.items() if names)
+COUNTERS = "num_batches_tracked"  # of batch norms, which inference does not use
+IGNORED = (COUNTERS, "pixel_mean", "pixel_std")  # the latter two are given by the configuration
 
 
 def place_weights(model: GeneralizedRCNN, state: dict[str, torch.Tensor], source: Path) -> None:
-    """Copy every tensor to its place in `model`, whichever published format its names are of.
+    """Copy every tensor of a file to its place in `model`, from any published format.
 
     Args:
         model: the network, changed in place.
-        state: tensors as `read_weights` gives them.
+        state: tensors as `read_weights` returns them.
         source: the file, for messages.
 
     Raises:
-        InputError: tensors are missing, left over or wrongly shaped; the message lists them.
+        InputError: tensors are missing, unexpected or of a wrong shape; the message lists them.
     """
     given = convert(state)
     anchors = _anchors(model.proposal_generator.anchor_generator, given.pop(ANCHORS, None), ratio_by_ratio(state))
     places = model.state_dict()
     given = {name: tensor for name, tensor in given.items() if name in places or not name.endswith(IGNORED)}
-    wanted = [name for name in places if not name.endswith("num_batches_tracked")]
-    misfit = _Misfit(
-        missing=[name for name in wanted if name not in given],
-        left_over=[name for name in given if name not in places],
-        wrongly_shaped=[
-            f"{name} {tuple(given[name].shape)}, expected {tuple(places[name].shape)}"
-            for name in places
-            if name in given and given[name].shape != places[name].shape
-        ],
-    )
     buffer = model.get_buffer(ANCHORS)
-    if anchors.shape != buffer.shape:
-        misfit.wrongly_shaped.append(f"{ANCHORS} {tuple(anchors.shape)}, expected {tuple(buffer.shape)}")
-    if str(misfit):
-        raise InputError(f"{source}: does not fit the configuration's network; {misfit}")
+    found = {**{name: tensor.shape for name, tensor in given.items()}, ANCHORS: anchors.shape}
+    expected = {
+        name: place.shape for name, place in places.items() if name in given or not name.endswith(COUNTERS)
+    }
+    different = tensor_differences(found, {**expected, ANCHORS: buffer.shape})
+    if different:
+        raise InputError(f"{source}: does not fit the configuration's network; {different}")
     model.load_state_dict(given, strict=False)
     buffer.copy_(anchors)
 
 
-def first_names(names: list[str], shown: int = 4) -> str:
-    """The first few of some names, and how many more there are, for a message."""
-    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + rest
-
-
 def _anchors(generator: DefaultAnchorGenerator, stored: torch.Tensor | None, by_ratio: bool) -> torch.Tensor:
-    """(A, 4) the anchors of the channels of a file's region proposal layers.
+    """(A, 4) anchors in the order of the channels of a file's region proposal layers.
 
-    Detectron2's arithmetic takes the file's own (today's Detectron2 would drop them silently); Caffe's takes
-    them where they are Caffe's in some order. Otherwise the generator's own are put in the file's order.
+    With Detectron2's box arithmetic these are the file's, which today's Detectron2 would drop silently. With
+    Caffe's they are the file's if they are Caffe's in some order. Otherwise the generator's anchors are put into
+    the file's order.
     """
     own = next(generator.cell_anchors.buffers())
     if stored is not None:

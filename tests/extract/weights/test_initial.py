@@ -111,7 +111,7 @@ def test_a_whole_detector_is_taken_whole(scenes_config, tmp_path):
 def test_a_detector_of_other_classes_is_refused(scenes_config, tmp_path):
     state = network(scenes_config, 1).state_dict()
     state["roi_heads.box_predictor.cls_score.weight"] = torch.zeros(9, 512)
-    with pytest.raises(InputError, match=r"wrongly shaped: roi_heads.box_predictor.cls_score.weight \(9, 512\)"):
+    with pytest.raises(InputError, match=r"wrong shape: roi_heads.box_predictor.cls_score.weight \(9, 512\)"):
         place_initial_weights(network(scenes_config, 2), save(state, tmp_path / "w.pth"))
 
 
@@ -126,8 +126,8 @@ def test_a_resnet_that_is_not_the_networks_is_refused(scenes_config, tmp_path):
         place_initial_weights(target, save(state, tmp_path / "w.pth"))
     message = str(caught.value)
     assert "missing: backbone.res3.1.conv2.weight;" in message
-    assert "without a place: backbone.res4.22.conv1.weight;" in message
-    assert "wrongly shaped: roi_heads.res5.0.shortcut.weight (7, 2), expected (512, 256, 1, 1)" in message
+    assert "unexpected: backbone.res4.22.conv1.weight;" in message
+    assert "wrong shape: roi_heads.res5.0.shortcut.weight (7, 2), expected (512, 256, 1, 1)" in message
     assert "\n" not in message
     assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
 

@@ -50,8 +50,8 @@ def test_what_does_not_fit_is_listed(tmp_path, state):
     with pytest.raises(InputError) as caught:
         load(tmp_path / "w.pth")
     assert "missing: backbone.stem.conv1.weight" in str(caught.value)
-    assert "left over: classifier.weight" in str(caught.value)
-    assert "wrongly shaped: roi_heads.box_predictor.cls_score.bias (9,), expected (5,)" in str(caught.value)
+    assert "unexpected: classifier.weight" in str(caught.value)
+    assert "wrong shape: roi_heads.box_predictor.cls_score.bias (9,), expected (5,)" in str(caught.value)
 
 
 def test_anchors_of_a_checkpoint_are_used_and_counters_ignored(tmp_path, state):
