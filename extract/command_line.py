@@ -171,7 +171,8 @@ def train(
     start_file = None if weights is None else find_weights(weights)
     if start_file is None and not resume and cfg.MODEL.BACKBONE.FREEZE_AT > 0:
         print(
-            f"note: MODEL.BACKBONE.FREEZE_AT {cfg.MODEL.BACKBONE.FREEZE_AT} keeps layers random", file=sys.stderr
+            f"note: MODEL.BACKBONE.FREEZE_AT {cfg.MODEL.BACKBONE.FREEZE_AT} freezes layers with random weights",
+            file=sys.stderr,
         )
     start = time.perf_counter()
     split = load_detection_split(data, "train")

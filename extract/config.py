@@ -12,7 +12,7 @@ from extract.detector.resizing import METHODS
 
 
 def butd_config() -> CfgNode:
-    """Detectron2's defaults and ours."""
+    """Detectron2's defaults, with this project's keys added."""
     cfg = get_cfg()
     cfg.MODEL.META_ARCHITECTURE = "BottomUpAttention"
     cfg.MODEL.MASK_ON = False
@@ -23,8 +23,8 @@ def butd_config() -> CfgNode:
     cfg.MODEL.ROI_ATTRIBUTE_HEAD.LOSS_WEIGHT = 1.0
     cfg.MODEL.LABELS = ""  # names of classes and attributes: a shipped list, a JSON file, or none
     cfg.INPUT.RESIZE = "pillow"  # see extract/detector/resizing.py
-    cfg.MODEL.RESNETS.ZERO_INIT_RESIDUAL = False  # begin training with residual branches that add nothing
-    cfg.TEST.REGIONS = [36, 36]  # fewest and most of an image, where the command does not say
+    cfg.MODEL.RESNETS.ZERO_INIT_RESIDUAL = False  # start training with residual branches that add nothing
+    cfg.TEST.REGIONS = [36, 36]  # min and max regions per image, unless the command gives them
     cfg.SOLVER.OPTIMIZER = "SGD"  # or AdamW
     return cfg
 
@@ -48,7 +48,7 @@ def load_config(spec: str) -> CfgNode:
 
 
 def _check_choices(cfg: CfgNode, path: Path) -> None:
-    """Raise `InputError` for values that Detectron2 would take and our parts could not use."""
+    """Raise `InputError` for values that Detectron2 accepts and this project's components do not support."""
     for key, value, choices in (
         ("INPUT.RESIZE", cfg.INPUT.RESIZE, METHODS),
         ("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER, ("SGD", "AdamW")),
@@ -77,7 +77,7 @@ def _check_choices(cfg: CfgNode, path: Path) -> None:
     regions = cfg.TEST.REGIONS
     if len(regions) != 2 or not all(isinstance(n, int) for n in regions) or not 1 <= regions[0] <= regions[1]:
         raise InputError(
-            f"{path}: TEST.REGIONS is {regions}, expected the fewest and the most regions of an image"
+            f"{path}: TEST.REGIONS is {regions}, expected the minimum and maximum number of regions per image"
         )
     if cfg.MODEL.WEIGHTS:
         raise InputError(f"{path}: MODEL.WEIGHTS is not read here, for Detectron2 unpickles such files freely")
@@ -96,7 +96,7 @@ def labels_of(cfg: CfgNode) -> Labels:
 def with_values(
     cfg: CfgNode, device: str | None = None, seed: int | None = None, output: str | None = None
 ) -> CfgNode:
-    """A frozen copy of the configuration in which the values that are given replace its own."""
+    """A frozen copy of the configuration with the given values."""
     copy = cfg.clone()
     copy.defrost()
     if device is not None:
@@ -110,7 +110,7 @@ def with_values(
 
 
 def provenance_text(cfg: CfgNode) -> str:
-    """What of the configuration decides about features, as YAML: the same on every machine."""
+    """The part of the configuration that determines features, as YAML: the same on every machine."""
     kept = CfgNode({"MODEL": cfg.MODEL.clone(), "INPUT": cfg.INPUT.clone()})
     kept.MODEL.defrost()
     del kept.MODEL["DEVICE"], kept.MODEL["WEIGHTS"]

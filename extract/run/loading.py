@@ -1,9 +1,9 @@
 """The images of a list, decoded and resized in worker processes.
 
 Sending an array of megabytes through a pipe takes as long as making it, so the workers write their arrays into
-anonymous memory that they inherit. PyTorch's own sharing is about as fast (`benchmarks/loading.py`: which of the
-two is faster depends on the images), but it needs room in `/dev/shm`: 64 MB in a Docker container by default, where
-the arrays of five workers, two of 7.2 MB each, do not fit and the loader raises an error.
+anonymous memory that they inherit. PyTorch's own sharing is about as fast (`benchmarks/loading.py`: the faster one
+depends on the images), but it needs room in `/dev/shm`. A Docker container has 64 MB there by default: the arrays of
+five workers, two of 7.2 MB each, do not fit, and the loader raises an error.
 """
 
 import mmap

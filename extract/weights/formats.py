@@ -1,4 +1,4 @@
-"""Weight files that others published, turned into this network's names and conventions.
+"""Published weight files, converted to this network's names and conventions.
 
 airsplay's `.pkl`, Hugging Face's `pytorch_model.bin` and files that Detectron2 or `butd train` wrote have the
 network's own names. Two formats of MILVLG/bottom-up-attention.pytorch differ:
@@ -48,7 +48,7 @@ _DELTAS = "proposal_generator.rpn_head.anchor_deltas"
 
 
 def convert(state: Tensors) -> Tensors:
-    """The tensors of any published format under this network's names; those of its own format as they are."""
+    """The tensors of any published format under this network's names."""
     if _has_paired_objectness(state) or any(name in state for name in _CAFFE_NAMES):
         return _from_milvlg_caffe(state)
     return {_DETECTRON2_NAMES.get(name, name): tensor for name, tensor in state.items()}
@@ -63,7 +63,7 @@ def _from_milvlg_caffe(state: Tensors) -> Tensors:
         for layer in ("cls_score", "cls_embedding", "attr_score"):
             name = f"{HEAD}.{layer}.{kind}"
             if name in converted:
-                converted[name] = converted[name].roll(-1, dims=0)  # the first becomes the last
+                converted[name] = converted[name].roll(-1, dims=0)  # from first to last
         name = f"{HEAD}.bbox_pred.{kind}"
         if name in converted:
             converted[name] = _box_layer(converted[name])

@@ -1,4 +1,4 @@
-"""Reading pickles that somebody else made, without running anything in them.
+"""Reading pickles of unknown origin without running anything in them.
 
 A pickle is a program: it may call whatever it can import. Here it can import the few constructors that arrays,
 tensors and plain containers are made of, and nothing else.
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from data_tools.errors import InputError
+from data_tools.errors import InputError, one_line
 
 
 def read_pickle(path: Path) -> Any:
@@ -31,9 +31,10 @@ def read_pickle(path: Path) -> Any:
             return _ArraysOnly(file, encoding="latin1").load()  # Python 2 wrote some of these files
     except _RefusedError as error:
         raise InputError(f"{path}: holds {error}, not only arrays and tensors; nothing of it was run") from None
-    except Exception as error:  # readers raise many kinds on damaged files
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise InputError(f"{path}: not a readable weight file, or it holds more than tensors: {reason}") from None
+    except Exception as error:  # readers raise many types of exception on damaged files
+        raise InputError(
+            f"{path}: not a readable weight file, or it holds more than tensors: {one_line(error, 160)}"
+        ) from None
 
 
 def _is_torch(path: Path) -> bool:
@@ -41,7 +42,9 @@ def _is_torch(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(32)
     old = b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19" in start
-    return old or start.startswith(b"PK\x03\x04") or zipfile.is_zipfile(path)  # cut short, it starts so still
+    return (
+        old or start.startswith(b"PK\x03\x04") or zipfile.is_zipfile(path)
+    )  # a truncated archive still starts so
 
 
 class _RefusedError(Exception):
@@ -61,7 +64,7 @@ def _storage(content: bytes) -> Any:
 
 
 class _Numbers:
-    """A pickled `numpy.dtype`: a kind of numbers, and nothing else of what a pickle says of it.
+    """A pickled `numpy.dtype`, of which only the type of number is taken.
 
     NumPy itself believes a pickle that claims that objects are numbers, or numbers objects; then whoever wrote
     the file could have any address taken for an object's.

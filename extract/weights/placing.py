@@ -33,10 +33,9 @@ def place_weights(model: GeneralizedRCNN, state: dict[str, torch.Tensor], source
     given = {name: tensor for name, tensor in given.items() if name in places or not name.endswith(IGNORED)}
     buffer = model.get_buffer(ANCHORS)
     found = {**{name: tensor.shape for name, tensor in given.items()}, ANCHORS: anchors.shape}
-    expected = {
-        name: place.shape for name, place in places.items() if name in given or not name.endswith(COUNTERS)
-    }
-    different = tensor_differences(found, {**expected, ANCHORS: buffer.shape})
+    wanted = [name for name in places if name in given or not name.endswith(COUNTERS)]
+    expected = {**{name: places[name].shape for name in wanted}, ANCHORS: buffer.shape}
+    different = tensor_differences(found, expected)
     if different:
         raise InputError(f"{source}: does not fit the configuration's network; {different}")
     model.load_state_dict(given, strict=False)

@@ -28,7 +28,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 def _name(path: Path, name: object) -> str:
     if not isinstance(name, str):
         raise InputError(f"{path}: expected tensors by name, found the key {name!r}")
-    return name.removeprefix("module.")  # what DataParallel puts before every name
+    return name.removeprefix("module.")  # DataParallel's prefix of every name
 
 
 def _tensor(path: Path, name: str, value: object) -> torch.Tensor:
@@ -48,5 +48,5 @@ def _is_safetensors(path: Path) -> bool:
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return safetensors.torch.load_file(path)
-    except Exception as error:  # a damaged file raises many kinds
+    except Exception as error:  # a damaged file raises many types of exception
         raise InputError(f"{path}: not a readable weight file: {' '.join(str(error).split())[:160]}") from None
