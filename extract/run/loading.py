@@ -2,8 +2,8 @@
 
 Sending an array of megabytes through a pipe takes as long as making it, so the workers write their arrays into
 anonymous memory that they inherit. PyTorch's own sharing is about as fast (`benchmarks/loading.py`: the faster one
-depends on the images), but it needs room in `/dev/shm`. A Docker container has 64 MB there by default: the arrays of
-five workers, two of 7.2 MB each, do not fit, and the loader raises an error.
+depends on the images), but it needs room in `/dev/shm`. A Docker container has 64 MB there by default: the arrays
+of five workers, two of 7.2 MB each, do not fit, and the loader raises an error.
 """
 
 import mmap
