@@ -133,19 +133,14 @@ def evaluate(
     """Measure the recall of a run's best weights on a split."""
     import numpy as np
 
-    from chan.data.splits import check_dim, open_split
     from chan.evaluation import coco_metrics, recall
     from chan.evaluation import evaluate as evaluation
-    from chan.runs import folder as runs
-    from chan.runs.provenance import check_provenance
+    from chan.runs.folder import open_run
     from data_tools.devices import resolve_device
     from data_tools.files import replacing
 
     where = resolve_device(device)
-    model, dim, tokenizer = runs.load_best_model(run, where)
-    opened = open_split(data, split, features)
-    check_dim(opened, dim)
-    check_provenance(run, opened)
+    model, tokenizer, opened = open_run(run, where, data, split, features)
     coco = coco_metrics.CocoTest.from_split(opened.split) if eccv else None
     regions, words = evaluation.encode(model, opened, tokenizer, where)
     more: dict[str, Any] = {}
@@ -235,18 +230,13 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Draw, for eight captions, the best three images and the region that each content word picked."""
-    from chan.data.splits import check_dim, open_split
     from chan.retrieval import drawing as pictures
     from chan.retrieval import explanation
-    from chan.runs import folder as runs
-    from chan.runs.provenance import check_provenance
+    from chan.runs.folder import open_run
     from data_tools.devices import resolve_device
 
     where = resolve_device(device)
-    model, dim, tokenizer = runs.load_best_model(run, where)
-    opened = open_split(data, split, features)
-    check_dim(opened, dim)
-    check_provenance(run, opened)
+    model, tokenizer, opened = open_run(run, where, data, split, features)
     rows = explanation.explain(model, opened, tokenizer, explanation.image_files(data, opened), where)
     pictures.save(pictures.draw(rows), out)
     if as_json:

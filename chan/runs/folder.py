@@ -13,8 +13,9 @@ import torch
 
 from chan.build import build_model
 from chan.config import Config, TextEncoderName, read_config, save_config
+from chan.data.splits import FeatureSplit, check_dim, open_split
 from chan.model.chan import Chan
-from chan.runs.provenance import save_provenance
+from chan.runs.provenance import check_provenance, save_provenance
 from chan.text.tokenizers import BertTokenizer, CaptionTokenizer, VocabularyTokenizer
 from chan.training.checkpoints import BEST, load_weights
 from data_tools.captions.vocabulary import Vocabulary
@@ -79,3 +80,27 @@ def load_best_model(folder: Path, device: torch.device) -> tuple[Chan, int, Capt
     model = build_model(config.model, dim, tokenizer, pretrained=False)
     load_weights(model, folder / BEST)
     return model.to(device), dim, tokenizer
+
+
+def open_run(
+    folder: Path, device: torch.device, data: Path, split: str, features: Path | None
+) -> tuple[Chan, CaptionTokenizer, FeatureSplit]:
+    """The best model of a run on `device`, its tokenizer, and a split whose features it can be used on.
+
+    Args:
+        folder: the run folder.
+        device: where the model goes.
+        data: the data folder.
+        split: name of the split.
+        features: as for `open_split`.
+
+    Raises:
+        InputError: the run or the split cannot be read, or the features have another dimension than the run's or
+            were made by another detector or selection.
+        UsageError: it is not clear which features are meant.
+    """
+    model, dim, tokenizer = load_best_model(folder, device)
+    feature_split = open_split(data, split, features)
+    check_dim(feature_split, dim)
+    check_provenance(folder, feature_split)
+    return model, tokenizer, feature_split

@@ -120,7 +120,7 @@ def train_detector(
     """
     if is_caffe(cfg):
         raise UsageError(
-            "a network with Caffe's box arithmetic cannot be trained; fix: use one with Detectron2's, such as vg_r101"
+            "a network with Caffe's box arithmetic cannot be trained; fix: use one with Detectron2's (vg_r101)"
         )
     check_labels(cfg, split)
     started = (out / "last_checkpoint").is_file()

@@ -206,10 +206,8 @@ def test_a_similarity_of_minus_one_is_a_value_like_any_other() -> None:
     torch.testing.assert_close(scores, torch.tensor([[0.0]]))
 
 
-@pytest.mark.parametrize("coding", ["vha", "tha"])
-def test_hard_assignment_keeps_only_winners(coding: str) -> None:
-    """No tensor that autograd saves, for all pairs, grows with regions times words."""
-    images, captions = packed(sequences([30] * 8, 0)), packed(sequences([20] * 9, 1))
+def saved_sizes(images: Packed, captions: Packed, coding: str) -> list[int]:
+    """Numbers in each tensor that autograd saves for the backward pass."""
     sizes = []
 
     def saved(tensor: Tensor) -> Tensor:
@@ -218,6 +216,14 @@ def test_hard_assignment_keeps_only_winners(coding: str) -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
         packed_scores(images, captions, coding=coding)
+    return sizes
+
+
+@pytest.mark.parametrize("coding", ["vha", "tha"])
+def test_hard_assignment_keeps_only_winners(coding: str) -> None:
+    """No tensor that autograd saves, for all pairs, grows with regions times words."""
+    images, captions = packed(sequences([30] * 8, 0)), packed(sequences([20] * 9, 1))
+    sizes = saved_sizes(images, captions, coding)
     values = 8 * 9 * (20 if coding == "vha" else 30)
     assert max(sizes) == max(values, 30 * 8 * 6)
 
@@ -225,14 +231,7 @@ def test_hard_assignment_keeps_only_winners(coding: str) -> None:
 @pytest.mark.parametrize("coding", ["vsa", "t2i"])
 def test_soft_codings_keep_nothing_but_their_inputs(coding: str) -> None:
     images, captions = packed(sequences([30] * 8, 0)), packed(sequences([20] * 9, 1))
-    sizes = []
-
-    def saved(tensor: Tensor) -> Tensor:
-        sizes.append(tensor.numel())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
-        packed_scores(images, captions, coding=coding)
+    sizes = saved_sizes(images, captions, coding)
     assert sum(sizes) <= 2 * (30 * 8 + 20 * 9) * 6
 
 
