@@ -30,12 +30,12 @@ Encoder = Callable[[Packed], Packed]
 
 @torch.inference_mode()
 def encode(
-    model: Chan, opened: FeatureSplit, reader: CaptionTokenizer, device: torch.device
+    model: Chan, opened: FeatureSplit, tokenizer: CaptionTokenizer, device: torch.device
 ) -> tuple[Packed, Packed]:
     """The embeddings, on `device`, of a split's regions (R, D) and words (W, D), in the split's order."""
     model.eval()
-    words = read_captions(opened, reader)
-    counts, lengths = opened.counts, caption_lengths(words, reader)
+    words = read_captions(opened, tokenizer)
+    counts, lengths = opened.counts, caption_lengths(words, tokenizer)
     with Progress(f"encoding {opened.split.name}", len(counts) + len(lengths), "items") as progress:
 
         def encode_all(lengths: np.ndarray, batch: Callable[[np.ndarray], Packed], encoder: Encoder) -> Packed:
@@ -54,7 +54,7 @@ def encode(
 
         regions = encode_all(counts, lambda places: image_batch(opened, places), model.image_encoder)
         return regions, encode_all(
-            lengths, lambda places: caption_batch(words, reader, places), model.text_encoder
+            lengths, lambda places: caption_batch(words, tokenizer, places), model.text_encoder
         )
 
 
@@ -68,9 +68,11 @@ def score(model: Chan, regions: Packed, words: Packed, precision: str = "fp32") 
 
 
 @torch.inference_mode()
-def measure(model: Chan, opened: FeatureSplit, reader: CaptionTokenizer, device: torch.device) -> RetrievalRecall:
+def measure(
+    model: Chan, opened: FeatureSplit, tokenizer: CaptionTokenizer, device: torch.device
+) -> RetrievalRecall:
     """Recall of a model on a whole split, without a score matrix."""
-    scorer = embedding_blocks(model, *encode(model, opened, reader, device))
+    scorer = embedding_blocks(model, *encode(model, opened, tokenizer, device))
     return recall.rank(scorer, len(opened.split.image_ids), torch.from_numpy(opened.split.caption_images)).recall()
 
 

@@ -20,8 +20,8 @@ from chan.text.tokenizers import CaptionTokenizer
 from data_tools.errors import InputError
 from data_tools.layout import images_folder, load_id_mapping
 
-CAPTIONS = 8
-IMAGES = 3
+SHOWN_CAPTIONS = 8
+SHOWN_IMAGES = 3
 FUNCTION_WORDS = frozenset(
     """a about above across after against all along also am among an and another any are around as at away be
     because been before behind being below beneath beside besides between beyond both but by can could did do
@@ -73,14 +73,14 @@ def image_files(data: Path, opened: FeatureSplit) -> list[Path]:
 
 @torch.inference_mode()
 def explain(
-    model: Chan, opened: FeatureSplit, reader: CaptionTokenizer, files: list[Path], device: torch.device
+    model: Chan, opened: FeatureSplit, tokenizer: CaptionTokenizer, files: list[Path], device: torch.device
 ) -> list[Explanation]:
     """Explain eight captions, evenly spaced over the split, or all of a smaller one.
 
     Args:
         model: a trained model.
         opened: the split; its features need boxes.
-        reader: the caption reader of the model.
+        tokenizer: the tokenizer of the model.
         files: the image file of each image of the split.
         device: where to compute.
 
@@ -88,19 +88,19 @@ def explain(
         InputError: the features have no boxes.
     """
     opened.boxes(0)  # a file without boxes should be refused before the work, not after it
-    regions, words = encode(model, opened, reader, device)
+    regions, words = encode(model, opened, tokenizer, device)
     total = len(opened.split.captions)
-    chosen = np.unique(np.linspace(0, total - 1, min(CAPTIONS, total)).round().astype(int)).tolist()
+    chosen = np.unique(np.linspace(0, total - 1, min(SHOWN_CAPTIONS, total)).round().astype(int)).tolist()
     rows = []
     for caption in chosen:
         embedded = words.slice(caption, caption + 1)
         scores = model.score(regions, embedded)[:, 0]
-        spelled = reader.words([opened.split.captions[caption]])[0]
-        pieces = _piece_positions([ids for _, ids in spelled], len(reader.prefix))
+        spelled = tokenizer.words([opened.split.captions[caption]])[0]
+        pieces = _piece_positions([ids for _, ids in spelled], len(tokenizer.prefix))
         content = [place for place, (word, _) in enumerate(spelled) if is_content_word(word)]
         own = int(opened.split.caption_images[caption])
         answers = []
-        for image in scores.argsort(descending=True, stable=True)[:IMAGES].tolist():
+        for image in scores.argsort(descending=True, stable=True)[:SHOWN_IMAGES].tolist():
             picked = picked_regions(regions.slice(image, image + 1), embedded, [pieces[w] for w in content])
             boxes = opened.boxes(image)[picked]
             answers.append(Answer(files[image], scores[image].item(), image == own, boxes))
