@@ -122,7 +122,7 @@ def test_training_the_detector_goes_on_after_a_kill(data, short_config, tmp_path
     again = command("butd", "train", *arguments, "--out", tmp_path / "cut", "--resume")
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "cut" / "model_final.pth").is_file()
-    assert "continue it with --resume" in one_line(command("butd", "train", *arguments, "--out", tmp_path / "cut"), 2)
+    assert "with --resume" in one_line(command("butd", "train", *arguments, "--out", tmp_path / "cut"), 2)
     other = ("--config", "scenes", "--data", data, "--out", tmp_path / "cut", "--resume")
     assert "a resumed run keeps its configuration" in one_line(command("butd", "train", *other), 1)
     assert "no checkpoint" in one_line(
