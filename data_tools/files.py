@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -59,6 +60,27 @@ def is_inside(name: str) -> bool:
     """
     path = PurePosixPath(name)
     return path.parts != () and not path.is_absolute() and ".." not in path.parts
+
+
+def check_writable(path: Path) -> None:
+    """Check, before the work whose result it will hold, that the file `path` can be written.
+
+    A file is created and removed again in its folder, or in the nearest folder above it that exists; `path` and
+    folders that do not exist are not created.
+
+    Raises:
+        InputError: `path` is a folder, or no file can be created there (no permission, read-only file system).
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: expected a file to write, this is a folder")
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-"):
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {folder}: {one_line(error)}") from None
 
 
 @contextmanager
