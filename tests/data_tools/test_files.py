@@ -33,7 +33,7 @@ def test_a_probe_leaves_nothing_behind(tmp_path):
 @pytest.mark.parametrize("name", ["", "file/scores.npy"])
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path, name):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="folder|Not a directory"):
+    with pytest.raises(InputError, match=r"folder|Not a directory"):
         check_writable(tmp_path / name)
 
 
