@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 from data_tools.errors import InputError
-from extract.weights.pickles import read_pickle
+from data_tools.weights.pickles import read_pickle
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
