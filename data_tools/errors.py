@@ -12,6 +12,10 @@ class InputError(Exception):
     """
 
 
+class UnavailableError(InputError):
+    """A file cannot be read now, and may be whole: it is locked, or may not be read by this user."""
+
+
 class UsageError(Exception):
     """The arguments of a command are wrong; commands print the message as one line and exit with code 2."""
 

@@ -42,3 +42,12 @@ def pytest_terminal_summary(terminalreporter):
     reasons = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", ())]
     count = sum(WANTING in reason for reason in reasons)
     terminalreporter.write_line(f"{count} tests were skipped for want of data outside the repository")
+
+
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """Small inputs that are odd or damaged."""
+    folder = SHARED.with_name("cases")
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    return folder

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from data_tools.store.reading import FeatureStore
 from data_tools.store.schema import Block, StoreSchema
 from data_tools.store.writing import write_store
 
+MAX_IMAGES = 1 << 40  # in a list
 RESERVE = 16 << 20  # bytes left free on the disk beside a joined store
 
 
@@ -83,14 +85,14 @@ class Parts:
         with FeatureStore(paths[0]) as store:
             attributes = dict(store.provenance)
         try:
-            size = int(attributes.pop("images_per_part"))
-            images = int(attributes.pop("images_in_list"))
+            size = int(attributes.pop("images_per_part")[:20])
+            images = int(attributes.pop("images_in_list")[:20])
             names = attributes.pop("part_conditions").split()
             conditions = {name: attributes.pop(name) for name in names}
         except (KeyError, ValueError):
             raise InputError(f"{paths[0]}: does not record to what list of images it belongs") from None
-        if size < 1 or images < 1:
-            raise InputError(f"{paths[0]}: expected positive numbers, found {size} of {images} images")
+        if not (1 <= size <= MAX_IMAGES and 1 <= images <= MAX_IMAGES):
+            raise InputError(f"{paths[0]}: expected numbers of images, found {size} of {images}")
         return cls(file, attributes, images, size, conditions)
 
     @property
@@ -128,10 +130,14 @@ class Parts:
             InputError: a part was made in another way; the message says what changed.
         """
         contents = {}
-        for part in range(self.count):
-            if self.path(part).is_file():
-                with FeatureStore(self.path(part)) as store:
-                    check_same_provenance(store.path, store.provenance, self._attributes)
+        for path in sorted(
+            self.folder.glob("part-[0-9]*.h5")
+        ):  # not all numbers: a list from outside may claim any size
+            number = path.stem.removeprefix("part-")
+            part = int(number) if number.isdecimal() and len(number) < 20 else self.count
+            if part < self.count and path == self.path(part):
+                with FeatureStore(path) as store:
+                    check_same_provenance(path, store.provenance, self._attributes)
                     contents[part] = StoreContents.of_store(store)
         return contents
 
@@ -172,12 +178,13 @@ class Parts:
         return contents
 
     def _check_complete(self, present: Mapping[int, StoreContents]) -> None:
-        missing = [self.path(part).name for part in range(self.count) if part not in present]
+        missing = self.count - len(present)
         if missing:
-            others = f" and {len(missing) - 5} others" if len(missing) > 5 else ""
+            some = islice((part for part in range(self.count) if part not in present), 5)
+            others = f" and {missing - 5} others" if missing > 5 else ""
             raise InputError(
-                f"{self.folder}: {len(missing)} of {self.count} parts are missing: "
-                f"{', '.join(missing[:5])}{others}"
+                f"{self.folder}: {missing} of {self.count} parts are missing: "
+                f"{', '.join(self.path(part).name for part in some)}{others}"
             )
 
     def discard(self) -> None:
@@ -238,8 +245,14 @@ def joined_contents(paths: Sequence[Path], contents: Sequence[StoreContents]) ->
         schema,
         [image_id for each in contents for image_id in each.image_ids],
         np.concatenate([each.counts for each in contents]),
-        tuple(failure for each in contents for failure in each.failures),
+        _still_failed(contents),
     )
+
+
+def _still_failed(contents: Sequence[StoreContents]) -> tuple[dict[str, str], ...]:
+    """The failures of all stores, without those of images that another of them holds."""
+    held = {image_id for each in contents for image_id in each.image_ids}
+    return tuple(failure for each in contents for failure in each.failures if failure.get("id") not in held)
 
 
 def _check_same_schema(path: Path, schema: StoreSchema, first_path: Path, first: StoreSchema) -> None:

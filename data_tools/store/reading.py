@@ -14,7 +14,11 @@ import h5py
 import numpy as np
 
 from data_tools.errors import InputError
-from data_tools.store.schema import FORMAT, FORMAT_VERSION, REGION_COLUMNS, SOURCES, Block, StoreSchema
+from data_tools.store.checking import check_store
+from data_tools.store.schema import REGION_COLUMNS, SOURCES, Block, StoreSchema
+from data_tools.store.structure import open_hdf5
+
+_FORMAT_ATTRIBUTES = ("format", "format_version", SOURCES)
 
 
 class FeatureStore:
@@ -34,19 +38,16 @@ class FeatureStore:
     """
 
     def __init__(self, path: Path) -> None:
+        check_store(path)
         self.path = path
         self._owner = -1
         file = self._file
-        self.provenance = _checked_attributes(path, file)
-        self.sources = _sources(path, self.provenance.pop(SOURCES, "[]"))
-        self._check_datasets(file)
-        try:
-            self.image_ids = [_text(value) for value in file["image_ids"][:]]
-        except UnicodeDecodeError:
-            raise InputError(f"{path}: image_ids: not UTF-8 text") from None
-        self._offsets: np.ndarray = file["offsets"][:]
-        self._check_shapes(file)
-        self._check_sources(file)
+        attributes = {name: str(value) for name, value in file.attrs.items()}
+        self.provenance = {name: attributes[name] for name in attributes if name not in _FORMAT_ATTRIBUTES}
+        self.sources = [path.parent / name for name in json.loads(attributes.get(SOURCES, "[]"))]
+        self.image_ids = [_text(value) for value in file["image_ids"][:]]
+        self._offsets: np.ndarray = file["offsets"][:].astype(np.int64)
+        self._check_sources()
         self._positions = {image_id: row for row, image_id in enumerate(self.image_ids)}
 
     def __len__(self) -> int:
@@ -58,51 +59,14 @@ class FeatureStore:
     @property
     def _file(self) -> h5py.File:
         if self._owner != os.getpid():  # HDF5 handles do not survive a fork
-            self._open = _open_for_reading(self.path)
+            self._open = open_hdf5(self.path)
             self._owner = os.getpid()
         return self._open
 
-    def _check_datasets(self, file: h5py.File) -> None:
-        needed = {"image_ids": (1, "OS"), "offsets": (1, "i"), "features": (2, "f")}
-        for name, (dimensions, kinds) in needed.items():
-            found = file.get(name)
-            if not isinstance(found, h5py.Dataset) or found.ndim != dimensions or found.dtype.kind not in kinds:
-                expected = {"O": "text", "i": "integers", "f": "floats"}[kinds[0]]
-                raise InputError(
-                    f"{self.path}: expected a dataset {name} of {expected} with {dimensions} dimension(s)"
-                )
-
-    def _check_shapes(self, file: h5py.File) -> None:
-        images, regions = len(self.image_ids), len(file["features"])
-        offsets = self._offsets
-        if (
-            offsets.shape != (images + 1,)
-            or offsets[0] != 0
-            or offsets[-1] != regions
-            or (np.diff(offsets) < 0).any()
-        ):
-            raise InputError(
-                f"{self.path}: offsets: expected {images + 1} numbers that rise from 0 to {regions} "
-                f"for {images} images and {regions} regions"
-            )
-        if len(set(self.image_ids)) != images:
-            raise InputError(f"{self.path}: image_ids: an id is repeated")
-        for name, (_, trailing) in REGION_COLUMNS.items():
-            if name in file and getattr(file[name], "shape", None) != (regions, *trailing):
-                raise InputError(f"{self.path}: {name}: expected the shape {(regions, *trailing)}")
-        if "image_sizes" in file and getattr(file["image_sizes"], "shape", None) != (images, 2):
-            raise InputError(f"{self.path}: image_sizes: expected the shape {(images, 2)}")
-
-    def _check_sources(self, file: h5py.File) -> None:
-        """Check that all sources exist unchanged: HDF5 reads a missing source of a virtual dataset as zeros."""
-        if file["features"].is_virtual != bool(self.sources):
-            raise InputError(
-                f"{self.path}: its attribute {SOURCES} does not list the files that hold its features"
-            )
+    def _check_sources(self) -> None:
+        """Check that all sources are unchanged: HDF5 reads what a source of a virtual dataset lacks as zeros."""
         image = 0
         for source in self.sources:
-            if not source.is_file():
-                raise InputError(f"{self.path}: {source}, which holds its features, does not exist")
             with FeatureStore(source) as store:
                 images = slice(image, image + len(store))
                 same = store.image_ids == self.image_ids[images] and np.array_equal(
@@ -254,34 +218,6 @@ def find_rows(image_ids: Sequence[str], positions: dict[str, int], path: Path) -
             + (f" and {len(missing) - 1} others of the {len(image_ids)} asked for" if len(missing) > 1 else "")
         )
     return np.array([positions[image_id] for image_id in image_ids], dtype=np.int64)
-
-
-def _open_for_reading(path: Path) -> h5py.File:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        return h5py.File(path, "r", locking="best-effort")  # some network file systems do not support locks
-    except OSError:
-        raise InputError(f"{path}: not a readable HDF5 file (damaged, truncated, or another format)") from None
-
-
-def _checked_attributes(path: Path, file: h5py.File) -> dict[str, str]:
-    attributes = dict(file.attrs)
-    found = attributes.pop("format", None), attributes.pop("format_version", None)
-    if not isinstance(found[0], str) or found[0] != FORMAT:
-        raise InputError(f"{path}: not a feature store: its attribute format is {found[0]!r}, expected {FORMAT!r}")
-    if np.ndim(found[1]) or found[1] != FORMAT_VERSION:
-        raise InputError(f"{path}: format version {found[1]}; this program reads version {FORMAT_VERSION}")
-    return {name: str(value) for name, value in attributes.items()}
-
-
-def _sources(path: Path, listing: str) -> list[Path]:
-    """The stores that hold the features of a virtual one; relative paths start at its folder."""
-    try:
-        names = json.loads(listing)
-        return [path.parent / name for name in names]
-    except (ValueError, TypeError):
-        raise InputError(f"{path}: its attribute {SOURCES} must be a JSON list of file names") from None
 
 
 def _text(value: bytes | str) -> str:

@@ -133,3 +133,17 @@ def test_a_part_that_names_no_list_is_refused(tmp_path, machines):
     machines[0][0].rename(tmp_path / "f.h5.parts" / "part-000000.h5")
     with pytest.raises(InputError, match="to what list of images it belongs"):
         join_parts(tmp_path / "f.h5")
+
+
+def test_an_image_that_another_store_holds_did_not_fail(tmp_path, make_block):
+    failure = {"id": "b", "file": "b.jpg", "reason": "truncated"}
+    other = {"id": "z", "file": "z.jpg", "reason": "truncated"}
+    first = replace(make_block(["a"], [2]), failures=(failure, other))
+    for name, block in (("one.h5", first), ("two.h5", make_block(["b"], [1]))):
+        write_store(tmp_path / name, [block], StoreSchema.of([block]), {"config": "x"})
+    joined = join_stores(tmp_path / "all.h5", [tmp_path / "one.h5", tmp_path / "two.h5"])
+    assert joined.failures == 1
+    assert FeatureStore(tmp_path / "all.h5").failures == (other,)
+    virtual = join_stores(tmp_path / "v.h5", [tmp_path / "one.h5", tmp_path / "two.h5"], virtual=True)
+    assert virtual.failures == 1
+    assert FeatureStore(tmp_path / "v.h5").failures == (other,)

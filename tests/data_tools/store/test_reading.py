@@ -102,7 +102,7 @@ def test_a_missing_image_is_named(tmp_path, make_block):
         (lambda f: f.__delitem__("offsets"), "offsets"),
         (
             lambda f: (f.__delitem__("image_ids"), f.create_group("image_ids")),
-            "expected a dataset image_ids of text",
+            "expected a dataset image_ids",
         ),
         (lambda f: f["image_ids"].__setitem__(1, b"a"), "image_ids: an id is repeated"),
         (lambda f: f["image_ids"].__setitem__(1, b"\xff"), "image_ids: not UTF-8 text"),
