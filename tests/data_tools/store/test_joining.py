@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import h5py
 import numpy as np
