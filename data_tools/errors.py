@@ -12,6 +12,10 @@ class InputError(Exception):
     """
 
 
+class UnavailableError(InputError):
+    """A file cannot be read now, whatever it holds: it is locked, not permitted, or too many files are open."""
+
+
 class UsageError(Exception):
     """The arguments of a command are wrong; commands print the message as one line and exit with code 2."""
 

@@ -16,6 +16,7 @@ from data_tools.store.parts import (
     disk_errors,
     joined_contents,
 )
+from data_tools.store.probing import check_first
 from data_tools.store.reading import FeatureStore
 from data_tools.store.report import write_report
 from data_tools.store.writing import write_store, write_virtual_store
@@ -59,7 +60,7 @@ def join_stores(out: Path, paths: Sequence[Path], virtual: bool = False) -> Join
     """
     if any(path.resolve() == out.resolve() for path in paths):
         raise UsageError(f"{out}: is one of the stores to join; fix: give the joined store another name")
-    provenance, each = _read_all(paths)
+    provenance, each = _read_all(paths, virtual)
     _check_no_shared_images(paths, each)
     contents = joined_contents(paths, each)
     if not virtual:
@@ -67,9 +68,10 @@ def join_stores(out: Path, paths: Sequence[Path], virtual: bool = False) -> Join
     with replacing(out) as temporary, disk_errors():
         if virtual:
             sources = [(_reference(out, path), own.schema.regions) for path, own in zip(paths, each, strict=True)]
-            write_virtual_store(temporary, blocks_of(paths, features=False), contents.schema, provenance, sources)
+            blocks = blocks_of(paths, contents.failures, features=False)
+            write_virtual_store(temporary, blocks, contents.schema, provenance, sources)
         else:
-            write_store(temporary, blocks_of(paths), contents.schema, provenance)
+            write_store(temporary, blocks_of(paths, contents.failures), contents.schema, provenance)
     return _joined(out, contents, len(paths), virtual)
 
 
@@ -92,14 +94,17 @@ def join_parts(file: Path) -> Joined:
     return _joined(file, contents, parts.count, virtual=False)
 
 
-def _read_all(paths: Sequence[Path]) -> tuple[dict[str, str], list[StoreContents]]:
+def _read_all(paths: Sequence[Path], virtual: bool) -> tuple[dict[str, str], list[StoreContents]]:
     """The common provenance of all stores, and the contents of each; every store is opened once.
 
     The list of images is part of the provenance only if it is the same for all.
     """
+    check_first(paths)
     provenances, contents = [], []
     for path in paths:
         with FeatureStore(path) as store:
+            if virtual and store.sources:
+                raise UsageError(f"{path}: is virtual itself; fix: name the stores that it was joined from")
             provenances.append(store.provenance)
             contents.append(StoreContents.of_store(store))
         own, first = (

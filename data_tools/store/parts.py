@@ -11,12 +11,14 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from data_tools.errors import InputError, one_line
 from data_tools.files import flush_to_disk, replacing
+from data_tools.store.probing import check_first
 from data_tools.store.reading import FeatureStore
 from data_tools.store.schema import Block, StoreSchema
 from data_tools.store.writing import write_store
@@ -127,12 +129,15 @@ class Parts:
         Raises:
             InputError: a part was made in another way; the message says what changed.
         """
+        found = sorted(self.folder.glob("part-*.h5"))  # not every number: a file may claim any number of parts
+        numbers = [int(path.stem[5:]) for path in found if path.stem[5:].isdecimal()]
+        parts = [part for part in numbers if part < self.count and self.path(part).is_file()]
+        check_first([self.path(part) for part in parts])
         contents = {}
-        for part in range(self.count):
-            if self.path(part).is_file():
-                with FeatureStore(self.path(part)) as store:
-                    check_same_provenance(store.path, store.provenance, self._attributes)
-                    contents[part] = StoreContents.of_store(store)
+        for part in parts:
+            with FeatureStore(self.path(part)) as store:
+                check_same_provenance(store.path, store.provenance, self._attributes)
+                contents[part] = StoreContents.of_store(store)
         return contents
 
     def write(self, part: int, block: Block) -> StoreContents:
@@ -167,17 +172,18 @@ class Parts:
             replacing(self.file, temporary=self.folder / f"joined.{host}.{os.getpid()}.tmp") as temporary,
             disk_errors(),
         ):
-            write_store(temporary, blocks_of(paths), contents.schema, self.provenance)
+            write_store(temporary, blocks_of(paths, contents.failures), contents.schema, self.provenance)
         self.discard()
         return contents
 
     def _check_complete(self, present: Mapping[int, StoreContents]) -> None:
-        missing = [self.path(part).name for part in range(self.count) if part not in present]
+        missing = self.count - len(present)
         if missing:
-            others = f" and {len(missing) - 5} others" if len(missing) > 5 else ""
+            absent = (self.path(part).name for part in range(self.count) if part not in present)
+            others = f" and {missing - 5} others" if missing > 5 else ""
             raise InputError(
-                f"{self.folder}: {len(missing)} of {self.count} parts are missing: "
-                f"{', '.join(missing[:5])}{others}"
+                f"{self.folder}: {missing} of {self.count} parts are missing: "
+                f"{', '.join(islice(absent, 5))}{others}"
             )
 
     def discard(self) -> None:
@@ -208,11 +214,16 @@ def check_disk_space(file: Path, paths: Sequence[Path]) -> None:
         )
 
 
-def blocks_of(paths: Sequence[Path], features: bool = True) -> Iterator[Block]:
-    """The images of these stores, one store after the other, a few hundred at a time."""
-    for path in paths:
+def blocks_of(
+    paths: Sequence[Path], failures: tuple[dict[str, str], ...], features: bool = True
+) -> Iterator[Block]:
+    """The images of these stores, one store after the other, a few hundred at a time; the last has the failures."""
+    for number, path in enumerate(paths, start=1):
         with FeatureStore(path) as store:  # one at a time: there may be more parts than file handles
-            yield from store.blocks(features=features)
+            for block in store.blocks(features=features):
+                yield replace(block, failures=())
+            if number == len(paths):
+                yield replace(store.block(range(0), features), failures=failures)
 
 
 def joined_contents(paths: Sequence[Path], contents: Sequence[StoreContents]) -> StoreContents:
@@ -234,12 +245,15 @@ def joined_contents(paths: Sequence[Path], contents: Sequence[StoreContents]) ->
         regions=sum(each.schema.regions for each in contents),
         id_bytes=max(each.schema.id_bytes for each in contents),
     )
-    return StoreContents(
-        schema,
-        [image_id for each in contents for image_id in each.image_ids],
-        np.concatenate([each.counts for each in contents]),
-        tuple(failure for each in contents for failure in each.failures),
-    )
+    image_ids = [image_id for each in contents for image_id in each.image_ids]
+    failures: dict[str, dict[str, str]] = {}  # an image may fail on several machines, or on one of them only
+    for each in contents:
+        for failure in each.failures:
+            failures.setdefault(failure["id"], failure)
+    for image_id in image_ids:
+        failures.pop(image_id, None)
+    counts = np.concatenate([each.counts for each in contents])
+    return StoreContents(schema, image_ids, counts, tuple(failures.values()))
 
 
 def _check_same_schema(path: Path, schema: StoreSchema, first_path: Path, first: StoreSchema) -> None:
