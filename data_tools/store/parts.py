@@ -217,7 +217,7 @@ def check_disk_space(file: Path, paths: Sequence[Path]) -> None:
 def blocks_of(
     paths: Sequence[Path], failures: tuple[dict[str, str], ...], features: bool = True
 ) -> Iterator[Block]:
-    """The images of these stores, one store after the other, a few hundred at a time; the last has the failures."""
+    """The images of these stores, one store after the other, some hundred at a time; `failures` come last."""
     for number, path in enumerate(paths, start=1):
         with FeatureStore(path) as store:  # one at a time: there may be more parts than file handles
             for block in store.blocks(features=features):

@@ -139,7 +139,7 @@ def _linked(path: Path, file: h5py.File, name: str) -> h5py.Dataset | None:
 
 def _typed(path: Path, name: str, dataset: h5py.Dataset | None) -> h5py.Dataset:
     kinds: dict[str, tuple[int, str]] = {"image_ids": (1, "text"), "failures": (1, "text")}
-    kinds |= {"offsets": (1, "integers"), "features": (2, "floats of 2 or 4 bytes")}
+    kinds |= {"offsets": (1, "integers"), "features": (2, "floats")}
     kinds |= {"image_sizes": (2, "int32")}
     kinds |= {column: (1 + len(shape), np.dtype(kind).name) for column, (kind, shape) in REGION_COLUMNS.items()}
     rank, kind = kinds[name]
@@ -154,7 +154,9 @@ def _typed(path: Path, name: str, dataset: h5py.Dataset | None) -> h5py.Dataset:
             fits = dtype.newbyteorder("=").name in names
         if fits:
             return dataset
-    raise InputError(f"{path}: expected a dataset {name} of {kind} with {rank} dimension(s)")
+    found = "" if dataset is None or dataset.shape is None else f", found {dataset.dtype} {dataset.shape}"
+    wanted = " and 2 or 4 bytes each" if name == "features" else ""
+    raise InputError(f"{path}: expected a dataset {name} of {kind} with {rank} dimension(s){wanted}{found}")
 
 
 def _check_storage(path: Path, name: str, dataset: h5py.Dataset, file_bytes: int) -> None:
