@@ -13,7 +13,7 @@ class InputError(Exception):
 
 
 class UnavailableError(InputError):
-    """A file cannot be read now, and may be whole: it is locked, or may not be read by this user."""
+    """A file cannot be read now, whatever it holds: it is locked, not permitted, or too many files are open."""
 
 
 class UsageError(Exception):

@@ -85,7 +85,7 @@ def load_id_mapping(path: Path) -> dict[str, str]:
     for image_id, file in document.items():
         if not is_image_id(image_id):
             raise InputError(f"{path}: id {image_id!r}: expected printable characters without space around them")
-        if not isinstance(file, str) or not is_inside(file):
+        if not isinstance(file, str) or not is_inside(file) or not _is_file_name(file):
             raise InputError(f"{path}: id {image_id}: expected a file relative to the images folder")
     return document
 
@@ -97,3 +97,8 @@ def is_image_id(text: str) -> bool:
     (True, False, False, False)
     """
     return text != "" and text == text.strip() and text.isprintable()
+
+
+def _is_file_name(text: str) -> bool:
+    """Whether the operating system can take a text as a path: JSON can write a NUL and halves of characters."""
+    return "\0" not in text and text.encode("utf-8", "replace").decode() == text

@@ -9,7 +9,7 @@ import numpy as np
 from data_tools.checks.findings import Case, Report
 from data_tools.checks.splits import NEEDED, CheckedSplits
 from data_tools.console import Progress
-from data_tools.errors import InputError, UsageError
+from data_tools.errors import InputError, UnavailableError, UsageError
 from data_tools.layout import STORE_NAME, feature_source
 from data_tools.store.features import RegionFeatures, open_features
 from data_tools.store.reading import FeatureStore
@@ -42,12 +42,15 @@ def check_features(
     stores: dict[Path, RegionFeatures] = {}
     opened: dict[Path, tuple[RegionFeatures, set[int]]] = {}
     failed: dict[str, bool] = {}  # why features cannot be opened, and whether training needs them
+    unavailable: set[str] = set()  # the reasons that say nothing about the content of a file
     for name, split in checked.splits.items():
         try:
             source = feature_source(data, name, features)
             reader = stores.get(source) or open_features(source, split)
         except (InputError, UsageError) as error:
             failed[str(error)] = failed.get(str(error), False) or name in NEEDED
+            if isinstance(error, UnavailableError):
+                unavailable.add(str(error))
             continue
         if isinstance(reader, FeatureStore):
             stores[source] = reader
@@ -60,7 +63,10 @@ def check_features(
         rows = reader.rows([image_id for image_id in split.image_ids if image_id in present])
         opened.setdefault(source, (reader, set()))[1].update(rows.tolist())
     for fatal in (True, False):
-        cases: list[Case] = [(None, reason) for reason, needed in failed.items() if needed == fatal]
+        reasons = [reason for reason, needed in failed.items() if needed == fatal]
+        locked: list[Case] = [(None, reason) for reason in reasons if reason in unavailable]
+        report.add("features", precomp, locked, "make the file readable, and verify again", fatal)
+        cases: list[Case] = [(None, reason) for reason in reasons if reason not in unavailable]
         report.add("features", precomp, cases, "extract the features, or name their file with --features", fatal)
     if len(dims) > 1:
         found = ", ".join(f"{dim} in {path.name}" for dim, path in dims.items())
@@ -145,9 +151,11 @@ def _check_store(source: Path, store: FeatureStore, mapping: Mapping[str, str], 
     for kind in ("class", "attribute"):
         names = provenance.get(f"{kind}_names", "").splitlines()
         if names and f"{kind}_ids" in columns and len(store):
-            highest = max(int(b.regions[f"{kind}_ids"].max(initial=0)) for b in store.blocks(features=False))
-            if highest >= len(names):
-                message = f"{kind} {highest} has no name; there are {len(names)} names"
+            found = [block.regions[f"{kind}_ids"] for block in store.blocks(features=False)]
+            outside = [ids[(ids < 0) | (ids >= len(names))] for ids in found]
+            if any(map(len, outside)):
+                first = int(np.concatenate(outside)[0])
+                message = f"{kind} {first} has no name; there are {len(names)} names"
                 report.add("provenance", source, [(None, message)], again)
 
 

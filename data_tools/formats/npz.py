@@ -5,6 +5,7 @@ dictionary (classes, scores) and is never loaded.
 """
 
 import io
+import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.errors import InputError, UsageError, one_line
+from data_tools.errors import InputError, UsageError, reading
 from data_tools.files import replace_file
 from data_tools.formats.source import RegionSource
 from data_tools.store.schema import Block
+
+MAX_ARRAY = 1 << 30  # bytes of one array of one image: 100 regions of 2,048 float32 take 0.8 MB
 
 
 class NpzSource(RegionSource):
@@ -65,6 +68,10 @@ class NpzSource(RegionSource):
         size = None
         if self.has_image_sizes:
             size = np.array([[_number(file, name, found[name]) for name in ("image_h", "image_w")]], np.int32)
+            if (size < 1).any():
+                raise InputError(f"{file}: expected a positive height and width, found {size[0].tolist()}")
+        if found["x"].shape != (count, self.dim):
+            raise InputError(f"{file}: x: was changed while it was read")
         features = found["x"].astype(found["x"].dtype.newbyteorder("="), copy=False)
         regions = {"features": features, "boxes": boxes.astype(np.float32)}
         return Block([self.image_ids[row]], np.array([count]), regions, size)
@@ -119,40 +126,38 @@ def _read_layout(file: Path) -> tuple[int, int, np.dtype, bool]:
 
 
 def _archive(file: Path) -> zipfile.ZipFile:
-    try:
+    with reading(file, "not a NumPy archive"):
         return zipfile.ZipFile(file)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{file}: not a NumPy archive: {one_line(error)}") from None
 
 
 def _header(file: Path, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    try:
-        with archive.open(f"{name}.npy") as member:
-            version = np.lib.format.read_magic(member)
-            read: Any = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            )
-            shape, _, dtype = read(member)
-            return shape, dtype
-    except Exception as error:  # a damaged member raises errors of zlib and struct, ValueError and others
-        raise InputError(f"{file}: {name}: damaged: {one_line(error)}") from None
+    with reading(file, f"{name}: damaged"), archive.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        read: Any = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read(member)
+    claimed = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or claimed > min(archive.getinfo(f"{name}.npy").file_size, MAX_ARRAY):
+        raise InputError(f"{file}: {name}: its shape {shape} does not fit its size in the archive")
+    return shape, dtype
 
 
 def _array(file: Path, name: str) -> np.ndarray:
-    try:
-        with _archive(file) as archive, archive.open(f"{name}.npy") as member:
+    with _archive(file) as archive:
+        _header(file, archive, name)  # what it claims is checked before memory is taken for it
+        with reading(file, f"{name}: damaged"), archive.open(f"{name}.npy") as member:
             array: np.ndarray = np.lib.format.read_array(member, allow_pickle=False)
             return array
-    except InputError:
-        raise
-    except Exception as error:  # see `_header`
-        raise InputError(f"{file}: {name}: damaged: {one_line(error)}") from None
 
 
 def _number(file: Path, name: str, array: np.ndarray) -> int:
     if array.size != 1 or array.dtype.kind not in "iuf":
         raise InputError(f"{file}: {name}: expected one number, found {array.dtype} {array.shape}")
-    return int(array.reshape(()))
+    number = array.reshape(()).item()
+    if not 0 <= number < 2**31 or number != int(number):  # NaN is not in the range
+        raise InputError(f"{file}: {name}: expected a whole number that is not negative, found {number}")
+    return int(number)
 
 
 def _layout_text(dim: int, dtype: np.dtype, has_sizes: bool) -> str:

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from data_tools.captions.splits import Split, read_ids
-from data_tools.errors import InputError, UsageError, one_line
+from data_tools.errors import InputError, UnavailableError, UsageError, one_line, reading
 from data_tools.layout import STORE_NAME
 from data_tools.store.reading import FeatureStore, buffer_rows, find_rows
 
@@ -100,8 +100,8 @@ class ScanFeatures:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the features, in native byte order."""
-        return self._array.dtype.newbyteorder("=")
+        """Of the features, in native byte order; float64 is read as float32."""
+        return np.dtype(np.float32) if self._array.dtype.itemsize == 8 else self._array.dtype.newbyteorder("=")
 
     @property
     def counts(self) -> np.ndarray:
@@ -243,15 +243,23 @@ def open_features(source: Path | str, split: Split | None = None) -> RegionFeatu
 
 def _open_array(path: Path) -> np.ndarray:
     try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UnavailableError(f"{path}: cannot be opened: {one_line(error)}") from None
+    with reading(path, "not a NumPy array file"):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a NumPy array file: {one_line(error)}") from None
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: expected one array, found an archive of arrays")
     if array.ndim != 3 or array.dtype.kind != "f":
         raise InputError(
             f"{path}: expected floats of shape (images, regions, dim), found {array.dtype} {array.shape}"
         )
+    if array.dtype.itemsize not in (2, 4, 8):
+        raise InputError(f"{path}: holds {array.dtype}; fix: save it as float32 (array.astype('float32'))")
+    if not array.size:
+        raise InputError(f"{path}: holds no numbers: its shape is {array.shape}")
     return array
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_tools.errors import InputError, UsageError
@@ -16,6 +16,7 @@ from data_tools.store.parts import (
     disk_errors,
     joined_contents,
 )
+from data_tools.store.probing import check_first
 from data_tools.store.reading import FeatureStore
 from data_tools.store.report import write_report
 from data_tools.store.writing import write_store, write_virtual_store
@@ -59,17 +60,18 @@ def join_stores(out: Path, paths: Sequence[Path], virtual: bool = False) -> Join
     """
     if any(path.resolve() == out.resolve() for path in paths):
         raise UsageError(f"{out}: is one of the stores to join; fix: give the joined store another name")
-    provenance, each = _read_all(paths)
+    provenance, each = _read_all(paths, virtual)
     _check_no_shared_images(paths, each)
-    contents = joined_contents(paths, each)
+    contents = replace(joined_contents(paths, each), failures=_still_failed(each))
     if not virtual:
         check_disk_space(out, paths)
     with replacing(out) as temporary, disk_errors():
         if virtual:
             sources = [(_reference(out, path), own.schema.regions) for path, own in zip(paths, each, strict=True)]
-            write_virtual_store(temporary, blocks_of(paths, features=False), contents.schema, provenance, sources)
+            blocks = blocks_of(paths, contents.failures, features=False)
+            write_virtual_store(temporary, blocks, contents.schema, provenance, sources)
         else:
-            write_store(temporary, blocks_of(paths), contents.schema, provenance)
+            write_store(temporary, blocks_of(paths, contents.failures), contents.schema, provenance)
     return _joined(out, contents, len(paths), virtual)
 
 
@@ -92,14 +94,17 @@ def join_parts(file: Path) -> Joined:
     return _joined(file, contents, parts.count, virtual=False)
 
 
-def _read_all(paths: Sequence[Path]) -> tuple[dict[str, str], list[StoreContents]]:
+def _read_all(paths: Sequence[Path], virtual: bool) -> tuple[dict[str, str], list[StoreContents]]:
     """The common provenance of all stores, and the contents of each; every store is opened once.
 
     The list of images is part of the provenance only if it is the same for all.
     """
+    check_first(paths)
     provenances, contents = [], []
     for path in paths:
         with FeatureStore(path) as store:
+            if virtual and store.sources:
+                raise UsageError(f"{path}: is virtual itself; fix: name the stores that it was joined from")
             provenances.append(store.provenance)
             contents.append(StoreContents.of_store(store))
         own, first = (
@@ -110,6 +115,17 @@ def _read_all(paths: Sequence[Path]) -> tuple[dict[str, str], list[StoreContents
     lists = {texts.get(IMAGE_LIST) for texts in provenances}
     common = {name: text for name, text in provenances[0].items() if name != IMAGE_LIST or len(lists) == 1}
     return common, contents
+
+
+def _still_failed(contents: Sequence[StoreContents]) -> tuple[dict[str, str], ...]:
+    """The failures of the first store in which an image failed, unless another store holds the image."""
+    holders = [set(each.image_ids) for each in contents]
+    failures: list[dict[str, str]] = []
+    for number, each in enumerate(contents):
+        settled = {failure["id"] for failure in failures}
+        settled.update(*(held for other, held in enumerate(holders) if other != number))
+        failures += [failure for failure in each.failures if failure["id"] not in settled]
+    return tuple(failures)
 
 
 def _check_no_shared_images(paths: Sequence[Path], contents: Sequence[StoreContents]) -> None:

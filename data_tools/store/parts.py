@@ -18,11 +18,11 @@ import numpy as np
 
 from data_tools.errors import InputError, one_line
 from data_tools.files import flush_to_disk, replacing
+from data_tools.store.probing import check_first
 from data_tools.store.reading import FeatureStore
 from data_tools.store.schema import Block, StoreSchema
 from data_tools.store.writing import write_store
 
-MAX_IMAGES = 1 << 40  # in a list
 RESERVE = 16 << 20  # bytes left free on the disk beside a joined store
 
 
@@ -85,14 +85,14 @@ class Parts:
         with FeatureStore(paths[0]) as store:
             attributes = dict(store.provenance)
         try:
-            size = int(attributes.pop("images_per_part")[:20])
-            images = int(attributes.pop("images_in_list")[:20])
+            size = int(attributes.pop("images_per_part"))
+            images = int(attributes.pop("images_in_list"))
             names = attributes.pop("part_conditions").split()
             conditions = {name: attributes.pop(name) for name in names}
         except (KeyError, ValueError):
             raise InputError(f"{paths[0]}: does not record to what list of images it belongs") from None
-        if not (1 <= size <= MAX_IMAGES and 1 <= images <= MAX_IMAGES):
-            raise InputError(f"{paths[0]}: expected numbers of images, found {size} of {images}")
+        if size < 1 or images < 1:
+            raise InputError(f"{paths[0]}: expected positive numbers, found {size} of {images} images")
         return cls(file, attributes, images, size, conditions)
 
     @property
@@ -129,16 +129,15 @@ class Parts:
         Raises:
             InputError: a part was made in another way; the message says what changed.
         """
+        found = sorted(self.folder.glob("part-*.h5"))  # not every number: a file may claim any number of parts
+        numbers = [int(path.stem[5:]) for path in found if path.stem[5:].isdecimal()]
+        parts = [part for part in numbers if part < self.count and self.path(part).is_file()]
+        check_first([self.path(part) for part in parts])
         contents = {}
-        for path in sorted(
-            self.folder.glob("part-[0-9]*.h5")
-        ):  # not all numbers: a list from outside may claim any size
-            number = path.stem.removeprefix("part-")
-            part = int(number) if number.isdecimal() and len(number) < 20 else self.count
-            if part < self.count and path == self.path(part):
-                with FeatureStore(path) as store:
-                    check_same_provenance(path, store.provenance, self._attributes)
-                    contents[part] = StoreContents.of_store(store)
+        for part in parts:
+            with FeatureStore(self.path(part)) as store:
+                check_same_provenance(store.path, store.provenance, self._attributes)
+                contents[part] = StoreContents.of_store(store)
         return contents
 
     def write(self, part: int, block: Block) -> StoreContents:
@@ -173,18 +172,18 @@ class Parts:
             replacing(self.file, temporary=self.folder / f"joined.{host}.{os.getpid()}.tmp") as temporary,
             disk_errors(),
         ):
-            write_store(temporary, blocks_of(paths), contents.schema, self.provenance)
+            write_store(temporary, blocks_of(paths, contents.failures), contents.schema, self.provenance)
         self.discard()
         return contents
 
     def _check_complete(self, present: Mapping[int, StoreContents]) -> None:
         missing = self.count - len(present)
         if missing:
-            some = islice((part for part in range(self.count) if part not in present), 5)
+            absent = (self.path(part).name for part in range(self.count) if part not in present)
             others = f" and {missing - 5} others" if missing > 5 else ""
             raise InputError(
                 f"{self.folder}: {missing} of {self.count} parts are missing: "
-                f"{', '.join(self.path(part).name for part in some)}{others}"
+                f"{', '.join(islice(absent, 5))}{others}"
             )
 
     def discard(self) -> None:
@@ -215,11 +214,16 @@ def check_disk_space(file: Path, paths: Sequence[Path]) -> None:
         )
 
 
-def blocks_of(paths: Sequence[Path], features: bool = True) -> Iterator[Block]:
-    """The images of these stores, one store after the other, a few hundred at a time."""
-    for path in paths:
+def blocks_of(
+    paths: Sequence[Path], failures: tuple[dict[str, str], ...], features: bool = True
+) -> Iterator[Block]:
+    """The images of these stores, one store after the other, some hundred at a time; `failures` come last."""
+    for number, path in enumerate(paths, start=1):
         with FeatureStore(path) as store:  # one at a time: there may be more parts than file handles
-            yield from store.blocks(features=features)
+            for block in store.blocks(features=features):
+                yield replace(block, failures=())
+            if number == len(paths):
+                yield replace(store.block(range(0), features), failures=failures)
 
 
 def joined_contents(paths: Sequence[Path], contents: Sequence[StoreContents]) -> StoreContents:
@@ -245,14 +249,8 @@ def joined_contents(paths: Sequence[Path], contents: Sequence[StoreContents]) ->
         schema,
         [image_id for each in contents for image_id in each.image_ids],
         np.concatenate([each.counts for each in contents]),
-        _still_failed(contents),
+        tuple(failure for each in contents for failure in each.failures),
     )
-
-
-def _still_failed(contents: Sequence[StoreContents]) -> tuple[dict[str, str], ...]:
-    """The failures of all stores, without those of images that another of them holds."""
-    held = {image_id for each in contents for image_id in each.image_ids}
-    return tuple(failure for each in contents for failure in each.failures if failure.get("id") not in held)
 
 
 def _check_same_schema(path: Path, schema: StoreSchema, first_path: Path, first: StoreSchema) -> None:

@@ -3,9 +3,10 @@
 Shapes: N images, M regions in all, K regions of one image, D feature dimension.
 """
 
+import errno
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,25 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data_tools.errors import InputError
-from data_tools.store.checking import check_store
+from data_tools.errors import InputError, UnavailableError, reading
+from data_tools.store.probing import DAMAGED, check_first
 from data_tools.store.schema import REGION_COLUMNS, SOURCES, Block, StoreSchema
-from data_tools.store.structure import open_hdf5
+from data_tools.store.structure import (
+    check_mapping,
+    checked_attributes,
+    checked_datasets,
+    checked_sources,
+    printable,
+)
 
-_FORMAT_ATTRIBUTES = ("format", "format_version", SOURCES)
+_UNAVAILABLE = {  # what says nothing about the content of a file
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EAGAIN: "locked by a process that writes it; fix: wait until that has ended",
+    errno.EMFILE: "too many open files; fix: raise the limit (ulimit -n)",
+    errno.ENFILE: "too many open files on this machine",
+    errno.EIO: "the disk or network reports an input/output error",
+}
 
 
 class FeatureStore:
@@ -32,22 +46,39 @@ class FeatureStore:
         provenance: how the features were made, text by name.
         sources: for a virtual store, the stores that hold its features; otherwise empty.
         image_ids: N ids, in the order of the rows.
+        failures: images that could not be extracted, each with `id` and mostly `file` and `reason`.
 
     Raises:
         InputError: the file is missing, damaged, inconsistent, or of another format or version.
+        UnavailableError: it cannot be opened now: no permission, locked, too many open files.
     """
 
-    def __init__(self, path: Path) -> None:
-        check_store(path)
+    def __init__(self, path: Path, source_of: Path | None = None) -> None:
+        """Open and check a store.
+
+        Args:
+            path: the file.
+            source_of: the virtual store whose features it holds; it may not be virtual then.
+        """
         self.path = path
         self._owner = -1
-        file = self._file
-        attributes = {name: str(value) for name, value in file.attrs.items()}
-        self.provenance = {name: attributes[name] for name in attributes if name not in _FORMAT_ATTRIBUTES}
-        self.sources = [path.parent / name for name in json.loads(attributes.get(SOURCES, "[]"))]
-        self.image_ids = [_text(value) for value in file["image_ids"][:]]
-        self._offsets: np.ndarray = file["offsets"][:].astype(np.int64)
-        self._check_sources()
+        check_first([path])
+        with reading(path, DAMAGED):
+            file = self._file
+            self.provenance = checked_attributes(path, file)
+            named = checked_sources(path, self.provenance.pop(SOURCES, "[]"))
+            if named and source_of:
+                raise InputError(f"{source_of}: {path}, which should hold its features, is virtual itself")
+            columns = checked_datasets(path, file, virtual=bool(named))
+            ids, self._offsets = columns["image_ids"][:], columns["offsets"][:].astype(np.int64)
+            failures = columns["failures"][:] if "failures" in columns else []
+            sizes = columns["image_sizes"][:] if "image_sizes" in columns else np.ones(1)
+        self.datasets = {name: (column.shape, column.dtype) for name, column in columns.items()}
+        self.sources = [source for _, source in named]
+        self.image_ids = _texts(path, "image_ids", ids)
+        self.failures = _failures(path, _texts(path, "failures", failures))
+        self._check_numbers(sizes)
+        self._check_sources(named)
         self._positions = {image_id: row for row, image_id in enumerate(self.image_ids)}
 
     def __len__(self) -> int:
@@ -59,15 +90,38 @@ class FeatureStore:
     @property
     def _file(self) -> h5py.File:
         if self._owner != os.getpid():  # HDF5 handles do not survive a fork
-            self._open = open_hdf5(self.path)
+            self._open = _open_for_reading(self.path)
             self._owner = os.getpid()
         return self._open
 
-    def _check_sources(self) -> None:
-        """Check that all sources are unchanged: HDF5 reads what a source of a virtual dataset lacks as zeros."""
-        image = 0
-        for source in self.sources:
-            with FeatureStore(source) as store:
+    def _check_numbers(self, sizes: np.ndarray) -> None:
+        images, regions = len(self.image_ids), self.datasets["features"][0][0]
+        offsets = self._offsets
+        if (
+            offsets[0] != 0 or offsets[-1] != regions or (offsets[1:] < offsets[:-1]).any()
+        ):  # a difference may wrap
+            raise InputError(
+                f"{self.path}: offsets: expected {images + 1} numbers that rise from 0 to {regions} "
+                f"for {images} images and {regions} regions"
+            )
+        if len(set(self.image_ids)) != images:
+            raise InputError(f"{self.path}: image_ids: an id is repeated")
+        if (sizes < 1).any():
+            row = int((sizes < 1).any(axis=1).argmax())
+            found = sizes[row].tolist()
+            raise InputError(
+                f"{self.path}: image_sizes: image {self.image_ids[row]}: expected positive numbers, found {found}"
+            )
+
+    def _check_sources(self, named: Sequence[tuple[str, Path]]) -> None:
+        """Check that all sources exist unchanged: HDF5 reads a missing source of a virtual dataset as zeros."""
+        for _, source in named:
+            if not source.is_file():
+                raise InputError(f"{self.path}: {source}, which holds its features, does not exist")
+        check_first(self.sources)
+        image, regions = 0, []
+        for name, source in named:
+            with FeatureStore(source, source_of=self.path) as store:
                 images = slice(image, image + len(store))
                 same = store.image_ids == self.image_ids[images] and np.array_equal(
                     store.counts, self.counts[images]
@@ -78,34 +132,27 @@ class FeatureStore:
                         "fix: run data-tools join --virtual again"
                     )
                 image += len(store)
-        if self.sources and image != len(self.image_ids):
+                regions.append((name, int(store.counts.sum())))
+        if named and image != len(self.image_ids):
             raise InputError(f"{self.path}: its sources hold {image} images; it has {len(self.image_ids)} ids")
+        if named:
+            with reading(self.path, DAMAGED):
+                check_mapping(self.path, self._file["features"], regions)
 
     @property
     def dim(self) -> int:
         """D."""
-        return int(self._file["features"].shape[1])
+        return int(self.datasets["features"][0][1])
 
     @property
     def dtype(self) -> np.dtype:
         """Of the features: float16 or float32 in native byte order."""
-        return self._file["features"].dtype.newbyteorder("=")
+        return self.datasets["features"][1].newbyteorder("=")
 
     @property
     def counts(self) -> np.ndarray:
         """(N,) int64: regions of each image."""
         return np.diff(self._offsets)
-
-    @property
-    def datasets(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Shape and type of every dataset in the file, by name."""
-        return {k: (item.shape, item.dtype) for k, item in self._file.items() if isinstance(item, h5py.Dataset)}
-
-    @property
-    def failures(self) -> tuple[dict[str, str], ...]:
-        """Images that could not be extracted, each with `id`, `file` and `reason`."""
-        lines = self._file["failures"][:] if "failures" in self._file else []
-        return tuple(json.loads(_text(line)) for line in lines)
 
     def rows(self, image_ids: Sequence[str]) -> np.ndarray:
         """(n,) int64: the row of each of these images; `InputError` names one that is missing."""
@@ -129,18 +176,20 @@ class FeatureStore:
         rows = np.asarray(rows, dtype=np.int64)
         starts, ends = self._offsets[rows], self._offsets[rows + 1]
         filled = buffer_rows(out, int((ends - starts).sum()), self.dim, self.dtype)
-        dataset, position = self._file["features"], 0
-        for first, last in _runs(starts, ends):
-            filled[position : position + last - first] = dataset[first:last]
-            position += last - first
+        with reading(self.path, "features cannot be read"):
+            dataset, position = self._file["features"], 0
+            for first, last in _runs(starts, ends):
+                filled[position : position + last - first] = dataset[first:last]
+                position += last - first
         return filled
 
     def boxes(self, row: int) -> np.ndarray | None:
         """(K, 4) float32 x1 y1 x2 y2 in pixels of the upright original; None if the store has no boxes."""
-        return self._column("boxes", row) if "boxes" in self._file else None
+        return self._column("boxes", row) if "boxes" in self.datasets else None
 
     def _column(self, name: str, row: int) -> np.ndarray:
-        rows = self._file[name][self._offsets[row] : self._offsets[row + 1]]
+        with reading(self.path, f"{name} cannot be read"):
+            rows = self._file[name][self._offsets[row] : self._offsets[row + 1]]
         return rows.astype(rows.dtype.newbyteorder("="), copy=False)  # torch reads native byte order only
 
     def block(self, images: range | None = None, features: bool = True) -> Block:
@@ -152,12 +201,15 @@ class FeatureStore:
         """
         first, last = (0, len(self)) if images is None else (images.start, images.stop)
         regions = slice(self._offsets[first], self._offsets[last])
-        names = [name for name in ("features", *REGION_COLUMNS) if name in self._file]
+        names = [name for name in ("features", *REGION_COLUMNS) if name in self.datasets]
+        with reading(self.path, "its regions cannot be read"):
+            columns = {name: self._file[name][regions] for name in names if features or name != "features"}
+            sizes = self._file["image_sizes"][first:last] if "image_sizes" in self.datasets else None
         return Block(
             image_ids=self.image_ids[first:last],
             counts=self.counts[first:last],
-            regions={name: self._file[name][regions] for name in names if features or name != "features"},
-            image_sizes=self._file["image_sizes"][first:last] if "image_sizes" in self._file else None,
+            regions=columns,
+            image_sizes=sizes,
             failures=self.failures if images is None else (),
         )
 
@@ -175,9 +227,9 @@ class FeatureStore:
             images=len(self.image_ids),
             regions=int(self._offsets[-1]),
             dim=self.dim,
-            feature_dtype=self._file["features"].dtype.str,
-            region_columns=tuple(name for name in REGION_COLUMNS if name in self._file),
-            has_image_sizes="image_sizes" in self._file,
+            feature_dtype=self.datasets["features"][1].str,
+            region_columns=tuple(name for name in REGION_COLUMNS if name in self.datasets),
+            has_image_sizes="image_sizes" in self.datasets,
             id_bytes=max((len(image_id.encode()) for image_id in self.image_ids), default=1),
         )
 
@@ -220,5 +272,38 @@ def find_rows(image_ids: Sequence[str], positions: dict[str, int], path: Path) -
     return np.array([positions[image_id] for image_id in image_ids], dtype=np.int64)
 
 
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+def _open_for_reading(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r", locking="best-effort")  # some network file systems do not support locks
+    except OSError as error:
+        reason = _UNAVAILABLE.get(error.errno or 0)
+        if reason:
+            raise UnavailableError(f"{path}: cannot be opened: {reason}") from None
+        raise InputError(f"{path}: {DAMAGED}") from None
+
+
+def _texts(path: Path, name: str, values: Sequence[bytes | str]) -> list[str]:
+    """The values of a dataset of text; h5py gives text of any length as `bytes` too."""
+    try:
+        texts = [value.decode() if isinstance(value, bytes) else value for value in values]
+        "".join(texts).encode()
+    except UnicodeError:
+        raise InputError(f"{path}: {name}: not UTF-8 text") from None
+    return texts
+
+
+def _failures(path: Path, lines: Sequence[str]) -> tuple[dict[str, str], ...]:
+    failures = []
+    for row, line in enumerate(lines):
+        try:
+            failure = json.loads(line)
+        except (ValueError, RecursionError):
+            failure = None
+        if not isinstance(failure, dict) or "id" not in failure or not _are_texts(failure.values()):
+            raise InputError(f'{path}: failures: row {row}: expected {{"id": ..., "file": ..., "reason": ...}}')
+        failures.append(failure)
+    return tuple(failures)
+
+
+def _are_texts(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) and printable(value) == value for value in values)

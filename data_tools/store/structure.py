@@ -1,242 +1,232 @@
-"""The complete check of a store before anything of it is used.
+"""What the file of a store must be before it is used: its attributes, and its datasets by their layout.
 
-A store from outside is data, not a program: HDF5 can make a dataset out of other files, claim sizes that no file
-has, or, where its bytes are damaged, crash the process or never end. So a file that this process did not write is
-checked first by another process (`data_tools.store.checking`), and opened here only if it is whole.
-
-Shapes: N images, M regions, D feature dimension.
+Everything here reads metadata only. What a file claims is compared with its size, so that no claim takes memory,
+and nothing is followed out of the file: no external storage, no links, no virtual dataset but declared ones.
 """
 
 import json
+import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from data_tools.errors import InputError, UnavailableError, one_line
+from data_tools.errors import InputError
 from data_tools.store.schema import FORMAT, FORMAT_VERSION, REGION_COLUMNS, SOURCES
 
-MAX_ATTRIBUTE = 16 << 20  # bytes
-MAX_COMPRESSION = 1100  # of deflate: what a compressed dataset may hold for each byte in the file
-SLACK = 1 << 16  # bytes that small compressed datasets may hold beyond that
-_FLOATS, _INTEGERS = "f", "iu"
+MAX_ATTRIBUTES = 1000
+MAX_TEXT = 16 << 20  # bytes of one attribute
+MAX_DIM = 1_000_000  # numbers per region
+MAX_RATIO = 1040  # of a chunk to what is stored of it: more than deflate can reach
+_FILTERS = {
+    1: "deflate",
+    2: "shuffle",
+    3: "fletcher32",
+    32000: "lzf",
+}  # that HDF5 undoes without trusting the data
+_NEEDED = ("image_ids", "offsets", "features")
+DATASETS = (*_NEEDED, "image_sizes", *REGION_COLUMNS, "failures")  # no other is looked at
 
 
-def open_hdf5(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading.
-
-    Raises:
-        UnavailableError: it is locked, may not be read, or too many files are open: the file may be whole.
-        InputError: there is no such file, or it is damaged.
-    """
-    try:
-        os.close(os.open(path, os.O_RDONLY))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UnavailableError(f"{path}: cannot be read now: {one_line(error)}") from None
-    if not path.is_file():
-        raise InputError(f"{path}: expected a file")
-    try:
-        return h5py.File(path, "r", locking="best-effort")  # some network file systems do not support locks
-    except Exception as error:
-        reason = one_line(error)
-        if "unable to lock" in reason:
-            raise UnavailableError(f"{path}: is locked: another program is writing it; fix: wait for it") from None
-        raise InputError(
-            f"{path}: not a readable HDF5 file (damaged, truncated, or another format): {reason}"
-        ) from None
-
-
-def check_structure(path: Path) -> None:
-    """Check that a file is a whole store of the format, and a virtual one's sources too.
+def checked_attributes(path: Path, file: h5py.File) -> dict[str, str]:
+    """The provenance, text by name, of a store of this format and version.
 
     Raises:
-        InputError: it is not; the message names the dataset or attribute, and what was expected.
-        UnavailableError: it cannot be read now.
+        InputError: the file is another format or version, or an attribute is no short text.
     """
-    with open_hdf5(path) as file:
-        try:
-            sources = _check_store(path, file, virtual=True)
-        except InputError:
-            raise
-        except Exception as error:  # HDF5 raises many types on damaged files
-            raise InputError(f"{path}: damaged: {one_line(error)}") from None
-    for source in sources:
-        if source.resolve() == path.resolve():
-            raise InputError(f"{path}: attribute {SOURCES}: names the store itself")
-        if not source.is_file():
-            raise InputError(f"{path}: {source}, which holds its features, does not exist")
-        with open_hdf5(source) as file:
-            try:
-                _check_store(source, file, virtual=False)
-            except InputError:
-                raise
-            except Exception as error:
-                raise InputError(f"{source}: damaged: {one_line(error)}") from None
-
-
-def _check_store(path: Path, file: h5py.File, virtual: bool) -> list[Path]:
-    """Check one file; returns the sources of a virtual store, which are not looked at."""
-    names = _check_attributes(path, file)
-    if names and not virtual:
-        raise InputError(f"{path}: is virtual; a virtual store refers to plain stores only")
-    images, regions = _check_index(path, file)
-    for name, (_, trailing) in REGION_COLUMNS.items():
-        if name in file:
-            kinds = _FLOATS if name == "boxes" or name.endswith("scores") else _INTEGERS
-            _plain(path, file, name, kinds, (regions, *trailing))
-    if "image_sizes" in file:
-        sizes = _plain(path, file, "image_sizes", _INTEGERS, (images, 2))[()]
-        if (sizes < 1).any() or (sizes > np.iinfo(np.int32).max).any():
-            raise InputError(f"{path}: image_sizes: expected heights and widths from 1 on")
-    if "failures" in file:
-        _check_failures(path, _plain(path, file, "failures", None, None))
-    return _check_features(path, file, regions, names)
-
-
-def _check_attributes(path: Path, file: h5py.File) -> list[str]:
-    """Check the attributes; returns the names of a virtual store's sources."""
-    found = {}
-    for name in file.attrs:
-        kind = file.attrs.get_id(name)
-        if kind.get_storage_size() > MAX_ATTRIBUTE or kind.shape != ():
-            raise InputError(f"{path}: attribute {name!r}: expected one text or number")
-        if h5py.check_string_dtype(kind.dtype) is None and kind.dtype.kind not in "iufb":
-            raise InputError(f"{path}: attribute {name!r}: expected one text or number")
-        found[name] = file.attrs[name]
-    if not isinstance(found.get("format"), str) or found["format"] != FORMAT:
+    if h5py.h5a.get_num_attrs(file.id) > MAX_ATTRIBUTES:
+        raise InputError(f"{path}: expected at most {MAX_ATTRIBUTES} attributes")
+    attributes = {name: _attribute(path, file, name) for name in file.attrs}
+    found = attributes.pop("format", None), attributes.pop("format_version", None)
+    if not isinstance(found[0], str) or found[0] != FORMAT:
         raise InputError(
-            f"{path}: not a feature store: its attribute format is {found.get('format')!r}, expected {FORMAT!r}"
+            f"{path}: not a feature store: its attribute format is {str(found[0])[:80]!r}, expected {FORMAT!r}"
         )
-    if found.get("format_version") != FORMAT_VERSION:
+    if found[1] != FORMAT_VERSION:
         raise InputError(
-            f"{path}: format version {found.get('format_version')}; this program reads version {FORMAT_VERSION}"
+            f"{path}: format version {str(found[1])[:80]}; this program reads version {FORMAT_VERSION}"
         )
+    return {name: str(value) for name, value in attributes.items()}
+
+
+def _attribute(path: Path, file: h5py.File, name: str) -> Any:
+    attribute = file.attrs.get_id(name)
+    kind = attribute.dtype
+    is_text = h5py.check_string_dtype(kind) is not None
+    if attribute.shape != () or not (is_text or kind.kind in "iufb") or attribute.get_storage_size() > MAX_TEXT:
+        raise InputError(f"{path}: attribute {printable(name)}: expected one text")
+    value = file.attrs[name]
+    text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+    if not is_text:
+        return text
+    if len(text) > MAX_TEXT or printable(text) != text or printable(name) != name:
+        raise InputError(f"{path}: attribute {printable(name)[:80]}: expected UTF-8 text of at most 16 MB")
+    return str(text)
+
+
+def printable(text: str) -> str:
+    """The text with bytes that are not UTF-8 replaced, as a terminal or file can take it."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def checked_sources(path: Path, listing: str) -> list[tuple[str, Path]]:
+    """Name and file of each store that holds the features of a virtual one; relative ones start at its folder.
+
+    Raises:
+        InputError: the attribute is not a list of different file names.
+    """
     try:
-        names = json.loads(str(found.get(SOURCES, "[]")))
+        names = json.loads(listing)
+        valid = isinstance(names, list) and all(isinstance(name, str) and "\0" not in name for name in names)
+        if not valid or len(set(names)) != len(names) or any(printable(name) != name for name in names):
+            raise ValueError
     except (ValueError, RecursionError):
-        names = None
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise InputError(f"{path}: its attribute {SOURCES} must be a JSON list of file names")
-    return names
+        raise InputError(f"{path}: its attribute {SOURCES} must be a JSON list of file names") from None
+    return [(name, path.parent / name) for name in names]
 
 
-def _check_index(path: Path, file: h5py.File) -> tuple[int, int]:
-    """Check ids and offsets; returns N and M."""
-    ids = _plain(path, file, "image_ids", None, None)
-    images = len(ids)
-    try:
-        texts = [value.decode() if isinstance(value, bytes) else value for value in ids[()]]
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: image_ids: not UTF-8 text") from None
-    if len(set(texts)) != images:
-        raise InputError(f"{path}: image_ids: an id is repeated")
-    regions = _dataset(path, file, "features").shape[:1]
-    offsets = _plain(path, file, "offsets", _INTEGERS, (images + 1,))[()]
-    if offsets[0] != 0 or (offsets[1:] < offsets[:-1]).any() or (offsets[-1:] != regions).any():
+def checked_datasets(path: Path, file: h5py.File, virtual: bool) -> dict[str, h5py.Dataset]:
+    """The datasets of the format by name, each of its type and shape and wholly inside the file.
+
+    Args:
+        path: of the file, for messages.
+        file: the open file.
+        virtual: whether `features` is virtual; its mapping is checked by `check_mapping`.
+
+    Raises:
+        InputError: a dataset is missing, of another type or shape, or not inside the file.
+    """
+    present = [name for name in DATASETS if name in _NEEDED or _has(file, name)]
+    found = {name: _typed(path, name, _linked(path, file, name)) for name in present}
+    (images,), (regions, dim) = found["image_ids"].shape, found["features"].shape
+    if dim > MAX_DIM or (regions and not dim):
+        raise InputError(f"{path}: features: expected 1 to {MAX_DIM} numbers per region, found {dim}")
+    shapes = {name: (regions, *trailing) for name, (_, trailing) in REGION_COLUMNS.items()}
+    shapes |= {"image_sizes": (images, 2)}
+    for name, dataset in found.items():
+        if dataset.shape != shapes.get(name, dataset.shape):
+            raise InputError(f"{path}: {name}: expected the shape {shapes[name]}")
+    if found["offsets"].shape != (images + 1,):
         raise InputError(
-            f"{path}: offsets: expected {images + 1} numbers that rise from 0 to {regions[0] if regions else '?'} "
-            f"for {images} images"
+            f"{path}: offsets: expected {images + 1} numbers that rise from 0 to {regions} "
+            f"for {images} images and {regions} regions"
         )
-    return images, int(offsets[-1])
+    for name, dataset in found.items():
+        if dataset.is_virtual != (virtual and name == "features"):
+            raise InputError(
+                f"{path}: {name}: its attribute {SOURCES} does not list the files that hold its {name}"
+            )
+        if not dataset.is_virtual:
+            _check_storage(path, name, dataset, os.fstat(file.id.get_vfd_handle()).st_size)
+    return found
 
 
-def _check_features(path: Path, file: h5py.File, regions: int, names: Sequence[str]) -> list[Path]:
-    """Check the features; returns the sources of a virtual store."""
-    features = _dataset(path, file, "features")
-    if features.ndim != 2 or features.shape[0] != regions:
-        raise InputError(f"{path}: expected a dataset features of floats with 2 dimension(s)")
-    _check_type(path, features, "features", _FLOATS)
-    if features.dtype.itemsize not in (2, 4):
-        raise InputError(f"{path}: features: expected float16 or float32, found {features.dtype}")
-    if features.is_virtual != bool(names):
-        raise InputError(f"{path}: its attribute {SOURCES} does not list the files that hold its features")
-    if not features.is_virtual:
-        _check_place(path, file, "features")
-        return []
-    return _check_mapping(path, features, names)
+def _has(file: h5py.File, name: str) -> bool:
+    return bool(file.id.links.exists(name.encode()))
 
 
-def _check_mapping(path: Path, features: h5py.Dataset, names: Sequence[str]) -> list[Path]:
-    """A virtual store's features are those of its sources, one after the other, and of nothing else."""
-    first, mapped, dim = 0, [], features.shape[1]
-    for part in features.virtual_sources():
-        place, source = part.vspace, part.src_space
-        (row, column), (last_row, last_column) = place.get_select_bounds()
-        rows = last_row - row + 1
-        whole = row == first and column == 0 and last_column == dim - 1
-        whole &= place.get_select_npoints() == rows * dim and part.dset_name.lstrip("/") == "features"
-        if source.get_select_type() != h5py.h5s.SEL_ALL:  # the writer names the whole dataset in one of two ways
-            whole &= source.get_select_bounds() == ((0, 0), (rows - 1, dim - 1))
-            whole &= source.get_select_npoints() == rows * dim
-        if not whole:
-            raise InputError(f"{path}: features: expected the features of its sources, one after the other")
-        mapped.append(part.file_name)
-        first += rows
-    if first != features.shape[0] or [name for name in names if name in mapped] != mapped:
-        raise InputError(f"{path}: its attribute {SOURCES} does not list the files that hold its features")
-    return [path.parent / name for name in names]
+def _linked(path: Path, file: h5py.File, name: str) -> h5py.Dataset | None:
+    """The dataset of that name, unless a link leads to it; None for what is no dataset."""
+    if not _has(file, name):
+        return None
+    if file.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+        raise InputError(f"{path}: {name}: expected a dataset in the file itself, found a link")
+    found = file[name]
+    return found if isinstance(found, h5py.Dataset) else None
 
 
-def _check_failures(path: Path, failures: h5py.Dataset) -> None:
-    for line in failures[()]:
-        try:
-            failure = json.loads(line)
-        except (ValueError, RecursionError):
-            failure = None
-        if not isinstance(failure, dict) or not all(isinstance(value, str) for value in failure.values()):
-            raise InputError(f"{path}: failures: expected JSON objects of texts")
+def _typed(path: Path, name: str, dataset: h5py.Dataset | None) -> h5py.Dataset:
+    kinds: dict[str, tuple[int, str]] = {"image_ids": (1, "text"), "failures": (1, "text")}
+    kinds |= {"offsets": (1, "integers"), "features": (2, "floats")}
+    kinds |= {"image_sizes": (2, "int32")}
+    kinds |= {column: (1 + len(shape), np.dtype(kind).name) for column, (kind, shape) in REGION_COLUMNS.items()}
+    rank, kind = kinds[name]
+    if dataset is not None and dataset.shape is not None and dataset.ndim == rank:
+        dtype = dataset.dtype
+        if kind == "text":
+            fits = h5py.check_string_dtype(dtype) is not None
+        elif kind == "integers":
+            fits = dtype.kind == "i"
+        else:
+            names = ("float16", "float32") if name == "features" else (kind,)
+            fits = dtype.newbyteorder("=").name in names
+        if fits:
+            return dataset
+    found = "" if dataset is None or dataset.shape is None else f", found {dataset.dtype} {dataset.shape}"
+    wanted = " and 2 or 4 bytes each" if name == "features" else ""
+    raise InputError(f"{path}: expected a dataset {name} of {kind} with {rank} dimension(s){wanted}{found}")
 
 
-def _plain(
-    path: Path, file: h5py.File, name: str, kinds: str | None, shape: tuple[int, ...] | None
-) -> h5py.Dataset:
-    """A dataset that lies in the file itself, of numbers of these kinds, or of texts in one dimension."""
-    dataset = _dataset(path, file, name)
-    _check_type(path, dataset, name, kinds)
-    if (dataset.ndim != 1) if shape is None else (dataset.shape != shape):
-        raise InputError(f"{path}: {name}: expected the shape {shape or '(images,)'}, found {dataset.shape}")
-    _check_place(path, file, name)
-    return dataset
-
-
-def _dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
-    link = file.get(name, getlink=True) if name in file else None
-    if not isinstance(link, h5py.HardLink) or file.get(name, getclass=True) is not h5py.Dataset:
-        raise InputError(f"{path}: expected a dataset {name} in the file itself")
-    dataset = file[name]
-    if dataset.shape is None:
-        raise InputError(f"{path}: {name}: is empty")
-    return dataset
-
-
-def _check_type(path: Path, dataset: h5py.Dataset, name: str, kinds: str | None) -> None:
-    is_text = h5py.check_string_dtype(dataset.dtype) is not None
-    if is_text if kinds is not None else not is_text:
-        raise InputError(f"{path}: {name}: expected {'numbers' if kinds else 'text'}, found {dataset.dtype}")
-    if kinds is not None and (dataset.dtype.kind not in kinds or dataset.dtype.itemsize > 8):
-        expected = "floats" if kinds == _FLOATS else "integers"
-        raise InputError(f"{path}: {name}: expected {expected}, found {dataset.dtype}")
-
-
-def _check_place(path: Path, file: h5py.File, name: str) -> None:
-    """The bytes of a dataset lie in the file, and are as many as it claims."""
-    dataset = file[name]
-    creation, stored = dataset.id.get_create_plist(), dataset.id.get_storage_size()
+def _check_storage(path: Path, name: str, dataset: h5py.Dataset, file_bytes: int) -> None:
+    """Check that all numbers of a dataset that is not virtual are in the file."""
+    creation = dataset.id.get_create_plist()
+    if creation.get_external_count():
+        raise InputError(f"{path}: {name}: its numbers are in another file; fix: copy them into this one")
+    claimed = math.prod(dataset.shape) * dataset.id.get_type().get_size()
     layout = creation.get_layout()
-    if creation.get_external_count() or layout not in (h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED, h5py.h5d.COMPACT):
-        raise InputError(f"{path}: {name}: expected its numbers in the file itself; they are taken from elsewhere")
-    claimed, offset = dataset.size * dataset.id.get_type().get_size(), dataset.id.get_offset() or 0
-    size = path.stat().st_size
-    allowed = MAX_COMPRESSION * stored + SLACK if layout == h5py.h5d.CHUNKED else stored
-    if stored > size or offset + stored > size or claimed > allowed:
-        raise InputError(f"{path}: {name}: claims {claimed} bytes, which the file does not hold")
+    if layout == h5py.h5d.CHUNKED:
+        _check_chunks(path, name, dataset, file_bytes)
+    elif layout == h5py.h5d.CONTIGUOUS and claimed:
+        offset = dataset.id.get_offset()
+        if offset is None or offset + claimed > file_bytes:
+            raise InputError(f"{path}: {name}: claims {claimed} bytes, which are not in this file")
 
 
-def describe(error: Exception) -> dict[str, Any]:
-    """An error as plain data, for another process."""
-    return {"message": str(error), "unavailable": isinstance(error, UnavailableError)}
+def _check_chunks(path: Path, name: str, dataset: h5py.Dataset, file_bytes: int) -> None:
+    creation = dataset.id.get_create_plist()
+    unknown = {creation.get_filter(index)[0] for index in range(creation.get_nfilters())} - set(_FILTERS)
+    if unknown:
+        raise InputError(
+            f"{path}: {name}: compressed in an unknown way; fix: compress it with gzip, or not at all"
+        )
+    sides = dataset.chunks
+    expected = math.prod(-(-length // side) for length, side in zip(dataset.shape, sides, strict=True))
+    chunk_bytes = math.prod(sides) * dataset.id.get_type().get_size()
+    stored: list[tuple[int, int]] = []
+    if 0 < expected <= file_bytes:
+        dataset.id.chunk_iter(lambda chunk: stored.append((chunk.byte_offset, chunk.size)))
+    ratio = MAX_RATIO if creation.get_nfilters() else 1
+    inside = all(offset + size <= file_bytes and size * ratio >= chunk_bytes for offset, size in stored)
+    if len(stored) < expected or not inside:
+        raise InputError(
+            f"{path}: {name}: claims {expected} chunks of {chunk_bytes} bytes, which are not in this file"
+        )
+
+
+def check_mapping(path: Path, features: h5py.Dataset, sources: list[tuple[str, int]]) -> None:
+    """Check that a virtual dataset reads exactly the features of its sources, one after the other.
+
+    Args:
+        path: of the store, for messages.
+        features: the virtual dataset (M, D).
+        sources: name and number of regions of each.
+
+    Raises:
+        InputError: it reads other files, datasets or rows.
+    """
+    creation, dim = features.id.get_create_plist(), features.shape[1]
+    first, number = 0, 0
+    expected = [source for source in sources if source[1]]
+    fits = creation.get_virtual_count() == len(expected)
+    for number, (name, regions) in enumerate(expected if fits else []):
+        target, source = creation.get_virtual_vspace(number), creation.get_virtual_srcspace(number)
+        fits = fits and (
+            creation.get_virtual_filename(number) == name
+            and creation.get_virtual_dsetname(number).lstrip("/") == "features"
+            and target.get_select_npoints() == regions * dim
+            and target.get_select_bounds() == ((first, 0), (first + regions - 1, dim - 1))
+            and _is_whole(source, regions, dim)
+        )
+        first += regions
+    if not fits or first != features.shape[0]:
+        raise InputError(f"{path}: features: reads other rows or files than its attribute {SOURCES} lists")
+
+
+def _is_whole(space: h5py.h5s.SpaceID, regions: int, dim: int) -> bool:
+    """Whether a selection in a source takes all of its features."""
+    if space.get_select_type() == h5py.h5s.SEL_ALL:
+        return True
+    bounds = ((0, 0), (regions - 1, dim - 1))
+    return bool(space.get_select_npoints() == regions * dim and space.get_select_bounds() == bounds)

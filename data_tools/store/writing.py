@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from data_tools.store.probing import mark_known
 from data_tools.store.schema import ALIGNMENT, FORMAT, FORMAT_VERSION, SOURCES, Block, StoreSchema
 
 
@@ -33,6 +34,7 @@ def write_store(path: Path, blocks: Iterable[Block], schema: StoreSchema, attrib
         file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, **attributes})
         columns = {name: _create(file, name, *kind) for name, kind in schema.datasets().items()}
         _fill(file, columns, blocks, schema)
+    mark_known(path)
 
 
 def write_virtual_store(
@@ -69,6 +71,7 @@ def write_virtual_store(
         columns = {name: _create(file, name, *kind) for name, kind in copied.items()}
         file.create_virtual_dataset("features", layout)
         _fill(file, columns, blocks, schema)
+    mark_known(path)
 
 
 def _fill(file: h5py.File, columns: dict[str, h5py.Dataset], blocks: Iterable[Block], schema: StoreSchema) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_tools.errors import InputError
 from data_tools.images.decoding import decode_bgr
-from data_tools.store import reading, structure
+from data_tools.store import reading
 from data_tools.store.parts import Parts
 from data_tools.store.reading import FeatureStore
 from extract.build import build_detector
@@ -182,13 +182,13 @@ def test_an_interrupted_run_goes_on_where_it_was(detector, scenes_config, bad_im
 
 def test_each_part_is_opened_once_to_be_joined(detector, scenes_config, bad_images, tmp_path, monkeypatch):
     opened = []
-    open_file = structure.open_hdf5
+    open_file = reading._open_for_reading
 
     def count(path):
         opened.append(path.name)
         return open_file(path)
 
-    monkeypatch.setattr(reading, "open_hdf5", count)
+    monkeypatch.setattr(reading, "_open_for_reading", count)
     output = tmp_path / "features.h5"
     run(detector, scenes_config, bad_images, output, part_size=1)
     assert opened == [f"part-{part:06d}.h5" for part in range(8)]  # and the store not at all
