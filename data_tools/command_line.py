@@ -151,6 +151,13 @@ class FeatureType(StrEnum):
     float16 = "float16"
 
 
+class OnError(StrEnum):
+    """What happens with a row that cannot be read."""
+
+    skip = "skip"
+    fail = "fail"
+
+
 @command(app, "data-tools convert trainval.tsv --out data/coco/precomp/features.h5 --dtype float16")
 def convert(
     source: Annotated[
@@ -174,6 +181,14 @@ def convert(
         Path | None,
         option(INPUT, "id_mapping.json that turns the ids of SOURCE into file names in --out.", metavar="FILE"),
     ] = None,
+    on_error: Annotated[
+        OnError,
+        option(
+            INPUT,
+            "A damaged row of a TSV: fail stops at it; skip leaves it out and lists it, and the exit code is 1 if "
+            "its image has no other row.",
+        ),
+    ] = OnError.fail,
     out: Annotated[
         Path,
         option(OUTPUT, "File or folder to write; .h5 is a store, .npy is SCAN's array.", metavar="FILE|DIR"),
@@ -194,13 +209,16 @@ def convert(
     """
     from data_tools.formats.conversion import Choices, convert
 
-    done = convert(source, out, to, Choices(dtype, ids, to_ids, to_file_names, overwrite))
+    choices = Choices(dtype, ids, to_ids, to_file_names, overwrite, on_error is OnError.skip)
+    done = convert(source, out, to, choices)
     if as_json:
         print_json({**asdict(done), "files": [str(path) for path in done.files]})
-        return
-    print(f"{out}: {done.images} images, {done.regions} regions x {done.dim} {done.dtype}")
-    for note in done.notes:
-        print(f"  {note}")
+    else:
+        print(f"{out}: {done.images} images, {done.regions} regions x {done.dim} {done.dtype}")
+        for note in done.notes:
+            print(f"  {note}")
+    if done.lost:
+        raise typer.Exit(1)  # as extract-features ends when images failed
 
 
 @command(app, "data-tools join machine1.h5 machine2.h5 --out features.h5")
