@@ -3,6 +3,7 @@
 Each command imports what it needs in its body, so that `--help` and a usage error are quick.
 """
 
+import sys
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -47,8 +48,8 @@ def splits(
         list[Path],
         argument(
             "SOURCES",
-            "Karpathy's dataset_*.json, one or more of COCO's captions_*.json, or a table (.csv, .tsv, .jsonl) "
-            "with the columns image and caption.",
+            "Karpathy's dataset_*.json, COCO's captions_*.json, or a table (.csv, .tsv, .jsonl, .txt) "
+            "with columns image and caption.",
         ),
     ],
     *,
@@ -85,7 +86,10 @@ def splits(
     from data_tools.captions.collection import check_files_exist, write_split_files
     from data_tools.captions.sources import SplitOptions, parse_id_lists, read_captioned_images
 
-    found = read_captioned_images(sources, SplitOptions(parse_id_lists(ids or []), dev, test, seed))
+    notes: list[str] = []
+    found = read_captioned_images(sources, SplitOptions(parse_id_lists(ids or []), dev, test, seed), notes)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     if images:
         check_files_exist(found, images)
     written = write_split_files(found, out, sources[0], captions)

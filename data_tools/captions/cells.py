@@ -1,4 +1,4 @@
-"""What a cell of a caption table holds: a text, a number, or a JSON list of them."""
+"""What a cell of a caption table, or a field of a JSON file, holds: a text, a number, or a list of them."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def excerpt(value: object, limit: int = 40) -> str:
     """
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
-    return repr(str(value)[:limit])
+    return repr(value[:limit]) if isinstance(value, str) else str(value)[:limit]
 
 
 def text_of(path: Path, line: int, name: str, value: Any) -> str:
@@ -32,7 +32,8 @@ def text_of(path: Path, line: int, name: str, value: Any) -> str:
         return value.strip()
     if isinstance(value, int) and not isinstance(value, bool):
         return number_as_text(value)
-    raise InputError(f"{path}, line {line}: {name}: expected text, found {excerpt(value)}")
+    found = excerpt(value if isinstance(value, list | dict) else str(value))
+    raise InputError(f"{path}, line {line}: {name}: expected text, found {found}")
 
 
 def number_as_text(value: int) -> str:
@@ -104,3 +105,26 @@ def check_text(path: Path, line: int, entry: object) -> None:
         raise InputError(f"{path}, line {line}: \\ud800 to \\udfff outside a pair are no text") from None
     if "\\u0000" in text:
         raise InputError(f"{path}, line {line}: a NUL (\\u0000), which is no text")
+
+
+def json_object(value: Any) -> dict[str, Any]:
+    """The value, if it is a JSON object; else `ValueError`."""
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, found {excerpt(value)}")
+    return value
+
+
+def json_text(entry: dict[str, Any], key: str, where: str = "") -> str:
+    """The text of a field; `KeyError` without it, `ValueError`, which begins with `where`, for another type."""
+    value = entry[key]
+    if not isinstance(value, str):
+        raise ValueError(f"{where}{key} {excerpt(value)}: expected text")
+    return value
+
+
+def json_id(entry: dict[str, Any], key: str) -> str:
+    """The text or whole number of a field, as text; `KeyError` and `ValueError` as `json_text`."""
+    value = entry[key]
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"{key} {excerpt(value)}: expected text or a whole number")
+    return value if isinstance(value, str) else number_as_text(value)
