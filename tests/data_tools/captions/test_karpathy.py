@@ -90,7 +90,7 @@ def test_files_that_are_absent_are_named(tmp_path):
         ([entry(1, "train", sentences=[{"raw": "a\ud800"}])], "image 1: caption 1: expected text"),
         ([entry(1, "train", sentences=[{"raw": "a\0"}])], "image 1: caption 1: expected text"),
         ([entry(1, "train", filename="\ud800.jpg")], "image 1: expected a file in the images folder"),
-        ([entry(1, "train", imgid=10**4000, split=7)], "split 7: expected text"),
+        ([entry(1, 7, imgid=10**4000)], "split 7: expected text"),
         ({"1": entry(1, "train")}, "expected an object with a list of images"),
         ([], "holds no image"),
         (None, "not one of Karpathy's"),
