@@ -107,7 +107,7 @@ def _read_list(path: Path, files: dict[str, str]) -> list[str]:
     ids = dict.fromkeys(read_ids(path))
     for line, image_id in enumerate(read_ids(path), start=1):
         if image_id not in files:
-            raise InputError(f"{path}, line {line}: the caption files hold no image {image_id}")
+            raise InputError(f"{path}, line {line}: the caption files hold no image {image_id[:80]}")
     return list(ids)
 
 

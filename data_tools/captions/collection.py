@@ -93,7 +93,7 @@ def write_split_files(
     for image in images:
         _check(image, source)
         if image.image_id in mapping:
-            raise InputError(f"{source}: two images have the id {image.image_id}")
+            raise InputError(f"{source}: two images have the id {image.image_id[:80]}")
         mapping[image.image_id] = image.file
         splits[image.split].append(image)
     for members in splits.values():
@@ -151,11 +151,11 @@ def _check_caption_ids(members: Sequence[CaptionedImage], source: Path) -> None:
     seen: dict[str, str] = {}
     for image in members:
         for caption_id in image.caption_ids:
-            where = f"{source}: image {image.image_id}: caption id {caption_id[:80]!r}"
+            where = f"{source}: image {image.image_id[:80]}: caption id {caption_id[:80]!r}"
             if not is_image_id(caption_id):
                 raise InputError(f"{where}: expected printable characters without space around them")
             if caption_id in seen:
-                raise InputError(f"{where}: image {seen[caption_id]} has a caption with this id too")
+                raise InputError(f"{where}: image {seen[caption_id][:80]} has a caption with this id too")
             seen[caption_id] = image.image_id
 
 

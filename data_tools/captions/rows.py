@@ -102,8 +102,10 @@ def _header(text: str, delimiter: str) -> list[str]:
 
 
 def _reader(text: str, delimiter: str) -> Any:
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+    lines = io.StringIO(text, newline="")
+    if delimiter == "\t":
+        return csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
+    return csv.reader(lines, delimiter=delimiter, strict=True)
 
 
 def _delimiter(text: str, delimiters: Sequence[str]) -> str | None:

@@ -59,7 +59,7 @@ def read_caption_table(
         image = images.get(file) or images.setdefault(file, _Image(row.line, split))
         if image.split != split:
             raise InputError(
-                f"{path}, line {row.line}: {file} is in {split}, but in {image.split} on line {image.line}"
+                f"{path}, line {row.line}: {file[:80]} is in {split}, but in {image.split} on line {image.line}"
             )
         for position, caption in enumerate(row.captions):
             number += 1

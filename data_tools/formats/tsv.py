@@ -132,7 +132,7 @@ class _Index:
         digest = hashlib.blake2b(row, digest_size=16).digest()
         line, earlier = self._seen.get(found.image_id, (0, b""))
         if earlier and earlier != digest:
-            raise InputError(f"{where}: image {found.image_id} is on line {line} too, with different content")
+            raise InputError(f"{where}: image {found.image_id[:80]} is on line {line} too, with different content")
         if earlier:
             self.repeated += 1
             return

@@ -239,14 +239,14 @@ def decode(where: str, parts: list[bytes], layout: TsvLayout, row: Measures) -> 
         values = decode_field(where, name, fields[name], dtype)
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             region = int(np.argmin(np.isfinite(values))) // (len(values) // row.count)
-            raise InputError(f"{where}: image {row.image_id}: {name}: NaN or Inf in region {region}")
+            raise InputError(f"{where}: image {row.image_id[:80]}: {name}: NaN or Inf in region {region}")
         regions[column] = _as_int32(where, column, values) if values.dtype.kind == "i" else values
     regions["features"] = regions["features"].reshape(row.count, row.dim)
     regions["boxes"] = regions["boxes"].reshape(row.count, 4)
     furthest = np.abs(regions["boxes"]).max(initial=0)
     if furthest > FAR * max(row.size):
         raise InputError(
-            f"{where}: image {row.image_id}: boxes: {furthest:g} is far outside an image of "
+            f"{where}: image {row.image_id[:80]}: boxes: {furthest:g} is far outside an image of "
             f"{row.size[1]} x {row.size[0]} pixels"
         )
     return regions
