@@ -3,6 +3,7 @@
 Each command imports what it needs in its body, so that `--help` and a usage error are quick.
 """
 
+import sys
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -47,8 +48,8 @@ def splits(
         list[Path],
         argument(
             "SOURCES",
-            "Karpathy's dataset_*.json, one or more of COCO's captions_*.json, or a table (.csv, .tsv, .jsonl) "
-            "with the columns image and caption.",
+            "Karpathy's dataset_*.json, COCO's captions_*.json, or a table (.csv, .tsv, .jsonl, .txt) "
+            "with columns image and caption.",
         ),
     ],
     *,
@@ -85,7 +86,10 @@ def splits(
     from data_tools.captions.collection import check_files_exist, write_split_files
     from data_tools.captions.sources import SplitOptions, parse_id_lists, read_captioned_images
 
-    found = read_captioned_images(sources, SplitOptions(parse_id_lists(ids or []), dev, test, seed))
+    notes: list[str] = []
+    found = read_captioned_images(sources, SplitOptions(parse_id_lists(ids or []), dev, test, seed), notes)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     if images:
         check_files_exist(found, images)
     written = write_split_files(found, out, sources[0], captions)
@@ -151,6 +155,13 @@ class FeatureType(StrEnum):
     float16 = "float16"
 
 
+class OnError(StrEnum):
+    """What happens with a row that cannot be read."""
+
+    skip = "skip"
+    fail = "fail"
+
+
 @command(app, "data-tools convert trainval.tsv --out data/coco/precomp/features.h5 --dtype float16")
 def convert(
     source: Annotated[
@@ -174,6 +185,14 @@ def convert(
         Path | None,
         option(INPUT, "id_mapping.json that turns the ids of SOURCE into file names in --out.", metavar="FILE"),
     ] = None,
+    on_error: Annotated[
+        OnError,
+        option(
+            INPUT,
+            "A damaged row of a TSV: fail stops at it; skip leaves it out and lists it, and the exit code is 1 if "
+            "its image has no other row.",
+        ),
+    ] = OnError.fail,
     out: Annotated[
         Path,
         option(OUTPUT, "File or folder to write; .h5 is a store, .npy is SCAN's array.", metavar="FILE|DIR"),
@@ -194,13 +213,16 @@ def convert(
     """
     from data_tools.formats.conversion import Choices, convert
 
-    done = convert(source, out, to, Choices(dtype, ids, to_ids, to_file_names, overwrite))
+    choices = Choices(dtype, ids, to_ids, to_file_names, overwrite, on_error is OnError.skip)
+    done = convert(source, out, to, choices)
     if as_json:
         print_json({**asdict(done), "files": [str(path) for path in done.files]})
-        return
-    print(f"{out}: {done.images} images, {done.regions} regions x {done.dim} {done.dtype}")
-    for note in done.notes:
-        print(f"  {note}")
+    else:
+        print(f"{out}: {done.images} images, {done.regions} regions x {done.dim} {done.dtype}")
+        for note in done.notes:
+            print(f"  {note}")
+    if done.lost:
+        raise typer.Exit(1)  # as extract-features ends when images failed
 
 
 @command(app, "data-tools join machine1.h5 machine2.h5 --out features.h5")

@@ -83,7 +83,8 @@ def write_split_files(
         Counts by split.
 
     Raises:
-        InputError: two images have the same id, an id or a file is invalid, or there is no image.
+        InputError: two images or two captions of a split have the same id, an id, file or caption is invalid, or
+            there is no image.
     """
     if not images:
         raise InputError(f"{source}: holds no image")
@@ -92,9 +93,11 @@ def write_split_files(
     for image in images:
         _check(image, source)
         if image.image_id in mapping:
-            raise InputError(f"{source}: two images have the id {image.image_id}")
+            raise InputError(f"{source}: two images have the id {image.image_id[:80]}")
         mapping[image.image_id] = image.file
         splits[image.split].append(image)
+    for members in splits.values():
+        _check_caption_ids(members, source)
     if "testall" in splits and "test" not in splits:
         splits["test"] = splits["testall"][:COCO_TEST]
     written = {
@@ -125,12 +128,35 @@ def _check(image: CaptionedImage, source: Path) -> None:
     """`InputError` for an entry that `load_id_mapping` would not accept."""
     if not is_image_id(image.image_id):
         raise InputError(
-            f"{source}: id {image.image_id!r}: expected printable characters without space around them"
+            f"{source}: id {image.image_id[:80]!r}: expected printable characters without space around them"
         )
-    if not is_inside(image.file):
-        raise InputError(
-            f"{source}: image {image.image_id}: expected a file in the images folder, found {image.file!r}"
-        )
+    where = f"{source}: image {image.image_id[:80]}"
+    if not is_inside(image.file) or not _is_text(image.file) or "\n" in image.file:
+        raise InputError(f"{where}: expected a file in the images folder, found {image.file[:80]!r}")
+    for number, caption in enumerate(image.captions, start=1):
+        if not _is_text(caption):
+            raise InputError(f"{where}: caption {number}: expected text, found {caption[:40]!r}")
+
+
+def _is_text(text: str) -> bool:
+    """Whether UTF-8 can hold it, and no NUL is in it."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def _check_caption_ids(members: Sequence[CaptionedImage], source: Path) -> None:
+    """`InputError` if ids of a split's captions, which are one line each, are no line or repeated."""
+    seen: dict[str, str] = {}
+    for image in members:
+        for caption_id in image.caption_ids:
+            where = f"{source}: image {image.image_id[:80]}: caption id {caption_id[:80]!r}"
+            if not is_image_id(caption_id):
+                raise InputError(f"{where}: expected printable characters without space around them")
+            if caption_id in seen:
+                raise InputError(f"{where}: image {seen[caption_id][:80]} has a caption with this id too")
+            seen[caption_id] = image.image_id
 
 
 def _write_split(precomp: Path, name: str, members: list[CaptionedImage], max_captions: int) -> SplitSummary:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from data_tools.captions.cells import excerpt, json_id, json_object, json_text
 from data_tools.captions.collection import CaptionedImage, clean_caption
 from data_tools.errors import InputError, one_line
 
@@ -27,26 +28,38 @@ def read_karpathy(document: Any, source: Path) -> list[CaptionedImage]:
     Raises:
         InputError: the file is not one of Karpathy's; the message gives the reason.
     """
-    try:
-        coco = document.get("dataset") == "coco"
-        return [_image(entry, coco) for entry in document["images"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{source}: not one of Karpathy's datasets: {one_line(error)}") from None
+    problem = f"{source}: not one of Karpathy's datasets"
+    if not isinstance(document, dict) or not isinstance(document.get("images"), list):
+        raise InputError(f"{problem}: expected an object with a list of images")
+    coco = document.get("dataset") == "coco"
+    images = []
+    for number, entry in enumerate(document["images"]):
+        try:
+            images.append(_image(entry, coco))
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{problem}: images[{number}]: {one_line(error)}") from None
+    return images
 
 
-def _image(entry: dict[str, Any], coco: bool) -> CaptionedImage:
-    image_id = str(entry["cocoid"] if "cocoid" in entry else entry["imgid"])
-    file = f"{entry['filepath']}/{entry['filename']}" if entry.get("filepath") else entry["filename"]
-    if not isinstance(file, str):
-        raise ValueError(f"image {image_id}: filename {file!r}: expected text")
-    if entry["split"] not in SCAN_SPLITS:
-        raise ValueError(f"image {image_id}: split {entry['split']!r} is not one of {', '.join(SCAN_SPLITS)}")
-    split = SCAN_SPLITS[entry["split"]]
-    if coco and split == "test":
-        split = "testall"
+def _image(entry: Any, coco: bool) -> CaptionedImage:
+    """One image; `KeyError` for a key that is missing and `ValueError` for a value of another type."""
+    json_object(entry)
+    image_id = json_id(entry, "cocoid" if "cocoid" in entry else "imgid")
+    folder = json_text(entry, "filepath") if entry.get("filepath") else ""
+    file = json_text(entry, "filename", f"image {image_id}: ")
+    split = json_text(entry, "split")
+    if split not in SCAN_SPLITS:
+        raise ValueError(f"image {image_id}: split {excerpt(split)} is not one of {', '.join(SCAN_SPLITS)}")
+    name = "testall" if coco and split == "test" else SCAN_SPLITS[split]
     sentences = entry["sentences"]
-    captions = tuple(clean_caption(sentence["raw"]) for sentence in sentences)
+    if not isinstance(sentences, list):
+        raise ValueError(f"image {image_id}: sentences: expected a list, found {excerpt(sentences)}")
+    captions = tuple(clean_caption(json_text(json_object(each), "raw")) for each in sentences)
     named = all("sentid" in sentence for sentence in sentences)
     return CaptionedImage(
-        image_id, file, split, captions, tuple(str(s["sentid"]) for s in sentences) if named else ()
+        image_id,
+        f"{folder}/{file}" if folder else file,
+        name,
+        captions,
+        tuple(json_id(sentence, "sentid") for sentence in sentences) if named else (),
     )

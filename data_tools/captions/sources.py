@@ -44,12 +44,15 @@ def parse_id_lists(texts: Sequence[str]) -> dict[str, Path]:
     return lists
 
 
-def read_captioned_images(sources: Sequence[Path], options: SplitOptions) -> list[CaptionedImage]:
+def read_captioned_images(
+    sources: Sequence[Path], options: SplitOptions, notes: list[str] | None = None
+) -> list[CaptionedImage]:
     """Read captioned images with their splits.
 
     Args:
         sources: one of Karpathy's files, one or more of COCO's caption files, or one table.
         options: how to assign images to splits where the source does not.
+        notes: what the user should know is added to it, one line each.
 
     Raises:
         InputError: a file is malformed.
@@ -57,7 +60,7 @@ def read_captioned_images(sources: Sequence[Path], options: SplitOptions) -> lis
     """
     if sources[0].suffix.lower() != ".json":
         _check_single(sources, options)
-        return read_caption_table(sources[0], options.dev, options.test, options.seed)
+        return read_caption_table(sources[0], options.dev, options.test, options.seed, notes)
     documents = [(path, read_json(path)) for path in sources]
     if is_karpathy(documents[0][1]) or not isinstance(documents[0][1], dict):
         _check_single(sources, options)

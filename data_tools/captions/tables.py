@@ -1,26 +1,22 @@
-"""Captions from a table of (image, caption) in CSV, TSV or JSON lines, with random splits if it names none."""
+"""Captions from a table of (image, caption), with random splits if it names none."""
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterator, Sequence
+import math
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from data_tools.captions.cells import excerpt
 from data_tools.captions.collection import CaptionedImage, clean_caption
+from data_tools.captions.rows import Row, read_rows
 from data_tools.errors import InputError, UsageError
-from data_tools.files import is_inside, read_text
+from data_tools.files import is_inside
+from data_tools.layout import is_image_id
 
-ENDINGS = (".csv", ".tsv", ".jsonl", ".txt")
-SPLITS = {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
-_NAMES = {  # accepted headers of each column
-    "image": ("image", "image_name", "file", "filename", "file_name", "filepath", "path"),
-    "caption": ("caption", "comment", "text", "sentence", "raw"),
-    "split": ("split",),
-    "caption_id": ("caption_id", "capid", "sentid"),
-}
+SPLITS = {
+    "train": "train", "restval": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev",
+    "test": "test",
+}  # fmt: skip
 
 
 @dataclass
@@ -33,48 +29,73 @@ class _Image:
     caption_ids: list[str] = field(default_factory=list)
 
 
-def read_caption_table(path: Path, dev: float, test: float, seed: int) -> list[CaptionedImage]:
-    """The images of a table with the columns `image` and `caption`, in the order of their first rows.
+def read_caption_table(
+    path: Path, dev: float, test: float, seed: int, notes: list[str] | None = None
+) -> list[CaptionedImage]:
+    """The images of a table in one of the forms of `data_tools.captions.rows`, in the order of their first rows.
 
     A column `split` gives the split of an image (train, dev or val, test); without it, images are assigned at
-    random. A column `caption_id` gives the ids of captions; without it they are the row numbers from 1. The id of
-    an image is its file name without extension, preceded by its folders if file names alone are not distinct.
-
-    In CSV a field may be quoted; in TSV quotes are text. `.txt` is read as CSV.
+    random. A column `caption_id` gives the ids of captions; without it they are the captions' numbers from 1. The
+    id of an image is its file name without extension, preceded by its folders if file names alone are not
+    distinct.
 
     Args:
         path: the table.
         dev, test: number of images of these splits, or fractions below 1, for a table without splits.
         seed: of the random assignment.
+        notes: what the user should know is added to it, one line each.
 
     Raises:
         InputError: the table is malformed or assigns an image to two splits; the message gives the line.
         UsageError: the file has another extension, or dev and test leave no image for training.
     """
-    rows = _rows(path)
     images: dict[str, _Image] = {}
+    lines_of_ids: dict[tuple[str, str], int] = {}
+    files: dict[str, str] = {}  # by their names as written
     number = 0
-    for number, (line, row) in enumerate(rows, start=1):
-        file, caption, split = _file(path, line, row), clean_caption(row["caption"]), _split(path, line, row)
-        image = images.setdefault(file, _Image(line, split))
+    for row in read_rows(path, [] if notes is None else notes):
+        file = files.get(row.image) or files.setdefault(row.image, _file(path, row))
+        split = _split(path, row)
+        image = images.get(file) or images.setdefault(file, _Image(row.line, split))
         if image.split != split:
             raise InputError(
-                f"{path}, line {line}: {file} is in {split}, but in {image.split} on line {image.line}"
+                f"{path}, line {row.line}: {file[:80]} is in {split}, but in {image.split} on line {image.line}"
             )
-        if not caption:
-            raise InputError(f"{path}, line {line}: the caption of {file} is empty")
-        image.captions.append(caption)
-        image.caption_ids.append(row.get("caption_id") or str(number))
+        for position, caption in enumerate(row.captions):
+            number += 1
+            image.captions.append(clean_caption(caption))
+            image.caption_ids.append(row.caption_ids[position] if row.caption_ids else str(number))
+            if row.caption_ids:
+                _check_caption_id(path, row.line, split, image.caption_ids[-1], lines_of_ids)
     if not images:
         raise InputError(f"{path}: expected rows of (image, caption), found none")
     splits = [image.split for image in images.values()]
     if not any(splits):
         splits = assign_random_splits(len(images), dev, test, seed)
     ids = _ids(list(images))
+    for image_id, image in zip(ids, images.values(), strict=True):
+        if not is_image_id(image_id):
+            raise InputError(
+                f"{path}, line {image.line}: id {excerpt(image_id)}: expected printable characters without space "
+                "around them; fix: give the file another name"
+            )
     return [
         CaptionedImage(image_id, file, split, tuple(image.captions), tuple(image.caption_ids))
         for image_id, split, (file, image) in zip(ids, splits, images.items(), strict=True)
     ]
+
+
+def _check_caption_id(
+    path: Path, line: int, split: str, caption_id: str, lines: dict[tuple[str, str], int]
+) -> None:
+    if not is_image_id(caption_id):
+        raise InputError(f"{path}, line {line}: caption_id: expected printable text, found {excerpt(caption_id)}")
+    first = lines.setdefault((split, caption_id), line)
+    if first != line:
+        raise InputError(
+            f"{path}, line {line}: caption id {caption_id[:40]} is on line {first} too; fix: give each caption "
+            "its own id, or leave the column out"
+        )
 
 
 def assign_random_splits(images: int, dev: float, test: float, seed: int) -> list[str]:
@@ -89,8 +110,11 @@ def assign_random_splits(images: int, dev: float, test: float, seed: int) -> lis
         seed: equal seeds give equal assignments.
 
     Raises:
-        UsageError: the sizes leave no image for training.
+        UsageError: the sizes leave no image for training, or are no numbers of images.
     """
+    for name, size in (("--dev", dev), ("--test", test)):
+        if not math.isfinite(size) or size < 0 or (size >= 1 and size != int(size)):
+            raise UsageError(f"{name} {size:g}: expected a number of images, or a share below 1")
     sizes = [round(size * images) if size < 1 else int(size) for size in (dev, test)]
     if sum(sizes) >= images:
         raise UsageError(f"--dev {dev:g} and --test {test:g} leave none of the {images} images for training")
@@ -101,87 +125,21 @@ def assign_random_splits(images: int, dev: float, test: float, seed: int) -> lis
     return splits.tolist()
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, fields by column name of `_NAMES`) of each row."""
-    readers: dict[str, Callable[[Path, str], Iterator[tuple[int, dict[str, str]]]]] = {
-        ".jsonl": _json_rows,
-        ".csv": lambda path, text: _table_rows(path, text, ","),
-        ".txt": lambda path, text: _table_rows(path, text, ","),
-        ".tsv": lambda path, text: _table_rows(path, text, "\t"),
-    }
-    if path.suffix.lower() not in readers:
-        raise UsageError(f"{path}: expected a file that ends in {', '.join(ENDINGS)} or .json")
-    return readers[path.suffix.lower()](path, read_text(path))
+def _file(path: Path, row: Row) -> str:
+    name = row.image
+    if not is_inside(name) or "://" in name or any(ord(mark) < 32 or ord(mark) == 127 for mark in name):
+        raise InputError(
+            f"{path}, line {row.line}: expected a file in the images folder, found {excerpt(name, 80)}"
+        )
+    return str(PurePosixPath(name))
 
 
-def _table_rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
-    lines = io.StringIO(text, newline="")
-    if delimiter == "\t":
-        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
-    else:
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    line = 1
-    try:
-        header = next(reader, None)
-        if header is None:
-            raise InputError(f"{path}: expected a header with the columns image and caption; the file is empty")
-        columns = _columns(path, header)
-        line = reader.line_num + 1
-        for fields in reader:
-            if len(fields) != len(header) and fields:
-                raise InputError(f"{path}, line {line}: {len(fields)} fields; the header has {len(header)}")
-            if fields:
-                yield line, {name: fields[position].strip() for name, position in columns.items()}
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(f"{path}, line {line}: {error}") from None
-
-
-def _columns(path: Path, header: Sequence[str]) -> dict[str, int]:
-    found = {name.strip().lower(): position for position, name in enumerate(header)}
-    columns = {}
-    for column, names in _NAMES.items():
-        known = [found[name] for name in names if name in found]
-        if known:
-            columns[column] = known[0]
-        elif column in ("image", "caption"):
-            raise InputError(
-                f"{path}, line 1: expected a column {column}; the columns are {', '.join(header)}"[:200]
-            )
-    return columns
-
-
-def _json_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    for line, content in enumerate(text.split("\n"), start=1):
-        if not content.strip():
-            continue
-        try:
-            entry = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}, line {line}: not JSON: {error}") from None
-        if not isinstance(entry, dict):
-            raise InputError(f'{path}, line {line}: expected an object {{"image": ..., "caption": ...}}')
-        columns = _columns(path, list(map(str, entry)))
-        values = list(entry.values())
-        row = {name: values[position] for name, position in columns.items()}
-        for name, value in row.items():
-            if isinstance(value, bool) or not isinstance(value, str | int):
-                raise InputError(f"{path}, line {line}: {name}: expected text, found {str(value)[:40]!r}")
-        yield line, {name: str(value) for name, value in row.items()}
-
-
-def _file(path: Path, line: int, row: dict[str, str]) -> str:
-    if not is_inside(row["image"]):
-        raise InputError(f"{path}, line {line}: expected a file in the images folder, found {row['image']!r}")
-    return str(PurePosixPath(row["image"]))
-
-
-def _split(path: Path, line: int, row: dict[str, str]) -> str:
-    if "split" not in row:
+def _split(path: Path, row: Row) -> str:
+    if row.split is None:
         return ""
-    name = row["split"].strip().lower()
+    name = row.split.lower()
     if name not in SPLITS:
-        raise InputError(f"{path}, line {line}: split {row['split']!r} is not one of {', '.join(SPLITS)}")
+        raise InputError(f"{path}, line {row.line}: split {excerpt(row.split)} is not one of {', '.join(SPLITS)}")
     return SPLITS[name]
 
 

@@ -31,7 +31,8 @@ from data_tools.formats.source import (
     schema_of,
     select_images,
 )
-from data_tools.formats.tsv import BUTD, LXMERT, TsvSource, tsv_layout, write_tsv
+from data_tools.formats.tsv import TsvSource, tsv_layout, write_tsv
+from data_tools.formats.tsv_rows import BUTD, LXMERT
 from data_tools.store.features import ARRAY_SUFFIX, ScanFeatures, ScanFolder, open_features
 from data_tools.store.parts import disk_errors
 from data_tools.store.reading import FeatureStore
@@ -57,6 +58,7 @@ class Choices:
         to_ids: an `id_mapping.json` by which file names are replaced by ids.
         to_file_names: an `id_mapping.json` by which ids are replaced by file names.
         overwrite: whether to replace existing files.
+        skip_damaged: whether rows of a TSV that cannot be read are left out and listed in the notes.
     """
 
     dtype: str | None = None
@@ -64,14 +66,19 @@ class Choices:
     to_ids: Path | None = None
     to_file_names: Path | None = None
     overwrite: bool = False
+    skip_damaged: bool = False
 
 
 @dataclass
 class ConversionResult:
-    """Files, counts and feature type of what was written, and one line per thing that the user should know."""
+    """Files, counts and feature type of what was written, and one line per thing that the user should know.
+
+    `lost` counts the damaged rows that were left out and whose image has no other row.
+    """
 
     files: list[Path] = field(default_factory=list)
     images: int = 0
+    lost: int = 0
     regions: int = 0
     dim: int = 0
     dtype: str = ""
@@ -95,7 +102,8 @@ def convert(
         UsageError: the format is not clear or needs data that the source lacks, or the target exists.
     """
     kind = to or _format_of(target)
-    source: RegionSource = open_source(source_path)
+    source: RegionSource = open_source(source_path, choices.skip_damaged)
+    lost = source.lost if isinstance(source, TsvSource) else 0
     if choices.to_ids:
         source = named_by_ids(source, choices.to_ids)
     if choices.ids:
@@ -107,7 +115,8 @@ def convert(
         if choices.dtype == "float16":
             raise UsageError(f"a {kind} TSV holds float32; fix: leave out --dtype float16")
         dtype = np.dtype("float32")
-    result = ConversionResult(dim=source.dim, dtype=dtype.name, notes=[*source.notes, *_losses(source, kind)])
+    notes = [*source.notes, *_losses(source, kind)]
+    result = ConversionResult(lost=lost, dim=source.dim, dtype=dtype.name, notes=notes)
     targets = list(_targets(target, kind, source))
     for path, _ in targets:
         if (path.is_file() or (path.is_dir() and any(path.iterdir()))) and not choices.overwrite:
@@ -121,12 +130,17 @@ def convert(
     return result
 
 
-def open_source(path: Path) -> RegionSource:
-    """Open a file or folder of any format; `InputError` if it is in none of them or damaged."""
+def open_source(path: Path, skip_damaged: bool = False) -> RegionSource:
+    """Open a file or folder of any format; `InputError` if it is in none of them or damaged.
+
+    `skip_damaged` leaves out damaged rows of a TSV; for another format it raises `UsageError`.
+    """
+    if skip_damaged and path.suffix.lower() != ".tsv":
+        raise UsageError(f"{path}: only damaged rows of a TSV can be skipped")
     if path.is_dir() and any(path.glob("*.npz")):
         return NpzSource(path)
     if path.suffix.lower() == ".tsv":
-        return TsvSource(path)
+        return TsvSource(path, skip_damaged)
     features = open_features(path)
     if isinstance(features, ScanFeatures | ScanFolder):
         return ArraySource(features)

@@ -5,10 +5,11 @@ position of each row and checks its lengths, and a row is decoded when it is ask
 """
 
 import base64
-import binascii
+import codecs
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,62 +17,25 @@ import numpy as np
 from data_tools.console import Progress
 from data_tools.errors import InputError, UsageError, one_line
 from data_tools.formats.source import RegionSource
+from data_tools.formats.tsv_rows import (
+    BUTD,
+    LAYOUTS,
+    LXMERT,
+    Measures,
+    Place,
+    TsvLayout,
+    decode,
+    decode_field,
+    find_rows,
+    float_type,
+    measure,
+    split_row,
+)
+from data_tools.layout import is_image_id
 from data_tools.store.schema import Block
 
-MAX_ROW_BYTES = 64 << 20  # forty times a row of 100 regions; bounds the memory for a file without line ends
-
-
-@dataclass(frozen=True)
-class TsvLayout:
-    """The fields of a row.
-
-    Attributes:
-        name: butd or lxmert.
-        fields: names of all fields in order.
-        arrays: for each base64 field its type, numbers per region, and column of the store. The numbers per region
-            are 0 for the features, whose dimension is that of the file.
-    """
-
-    name: str
-    fields: tuple[str, ...]
-    arrays: dict[str, tuple[str, int, str]]
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns of the store that a row has besides the features."""
-        return tuple(column for _, width, column in self.arrays.values() if width)
-
-
-BUTD = TsvLayout(
-    "butd",
-    ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features"),
-    {"boxes": ("<f4", 4, "boxes"), "features": ("<f4", 0, "features")},
-)
-LXMERT = TsvLayout(
-    "lxmert",
-    (
-        *("img_id", "img_h", "img_w", "objects_id", "objects_conf", "attrs_id", "attrs_conf"),
-        *("num_boxes", "boxes", "features"),
-    ),
-    {
-        "objects_id": ("<i8", 1, "class_ids"),
-        "objects_conf": ("<f4", 1, "class_scores"),
-        "attrs_id": ("<i8", 1, "attribute_ids"),
-        "attrs_conf": ("<f4", 1, "attribute_scores"),
-        "boxes": ("<f4", 4, "boxes"),
-        "features": ("<f4", 0, "features"),
-    },
-)
-_LAYOUTS = {len(layout.fields): layout for layout in (BUTD, LXMERT)}
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Position of a row: bytes from the start of the file, bytes, and line number."""
-
-    offset: int
-    length: int
-    line: int
+FIRST_ROWS = 16  # which determine the layout
+SKIP = "fix: repair the row, or --on-error skip leaves such rows out and lists them"
 
 
 class TsvSource(RegionSource):
@@ -79,70 +43,143 @@ class TsvSource(RegionSource):
 
     A row that is repeated byte for byte counts once; the published files have such rows.
 
+    Args:
+        path: the file.
+        skip_damaged: whether rows that are malformed, truncated or repeated with other content are left out. Each
+            is then in `notes`, and in `failures` if the image has no other row. Every row is decoded twice.
+
     Raises:
-        InputError: the file is empty, a row is malformed or truncated, or two rows of one image differ; the
-            message gives the line.
+        InputError: the file is empty or holds no row that can be read; or, without `skip_damaged`, a row is
+            malformed or truncated, or two rows of one image differ; the message gives the line.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, skip_damaged: bool = False) -> None:
         self.path = path
         self.layout, first = _layout_of(path)
-        self._places: list[_Place] = []
-        ids: list[str] = []
-        counts: list[int] = []
-        seen: dict[str, tuple[int, bytes]] = {}
-        dim, repeated = 0, 0
-        for place, row in _indexed(path, first):
-            image_id, count, width = _measure(path, place.line, row, self.layout)
-            digest = hashlib.blake2b(row, digest_size=16).digest()
-            if image_id in seen:
-                if seen[image_id][1] != digest:
-                    raise InputError(
-                        f"{path}, line {place.line}: image {image_id} is on line {seen[image_id][0]} too, "
-                        "with different content"
-                    )
-                repeated += 1
-                continue
-            seen[image_id] = place.line, digest
-            if count and dim not in (0, width):
-                raise InputError(
-                    f"{path}, line {place.line}: {width} numbers per region; the rows before have {dim}"
-                )
-            dim = dim or width
-            ids.append(image_id)
-            counts.append(count)
-            self._places.append(place)
-        if not dim:
-            raise InputError(f"{path}: holds no region")
+        self._index = index = _Index(path, self.layout, thorough=skip_damaged)
+        for place, row in _with_progress(path, first):
+            try:
+                index.add(place, row)
+            except InputError as error:
+                if not skip_damaged:
+                    raise InputError(f"{error}; {SKIP}") from None
+                index.damaged.append((_legible_id(row), str(error)))
+        if not index.dim:
+            raise InputError(index.damaged[0][1] if index.damaged else f"{path}: holds no region")
         super().__init__(
             path,
-            ids,
-            np.array(counts, dtype=np.int64),
-            dim,
+            [row.image_id for row in index.rows],
+            np.array([row.count for row in index.rows], dtype=np.int64),
+            index.dim,
             np.dtype("float32"),
             region_columns=self.layout.columns,
             has_image_sizes=True,
-            notes=[f"{path}: {repeated} repeated rows were skipped"] if repeated else [],
+            failures=index.failures(),
+            notes=index.notes(),
         )
         self._file = path.open("rb")
 
+    @property
+    def lost(self) -> int:
+        """The number of damaged rows whose image has no other row."""
+        return len(self._index.lost())
+
     def image(self, row: int) -> Block:
         """One image; see `RegionSource.image`."""
-        place, count = self._places[row], int(self.counts[row])
+        place, expected = self._index.places[row], self._index.rows[row]
         self._file.seek(place.offset)
-        fields = _split(self._file.read(place.length), self.layout)
-        regions = {
-            column: _decode(self.path, place.line, name, fields[name], dtype)
-            for name, (dtype, _, column) in self.layout.arrays.items()
-        }
-        regions["features"] = regions["features"].reshape(count, self.dim)
-        regions["boxes"] = regions["boxes"].reshape(count, 4)
-        for name in ("class_ids", "attribute_ids"):
-            if name in regions:
-                regions[name] = _as_int32(self.path, place.line, name, regions[name])
-        height, width = (int(fields[name]) for name in _size_fields(self.layout))
-        size = np.array([[height, width]], dtype=np.int32)
-        return Block([self.image_ids[row]], np.array([count]), regions, size)
+        parts = split_row(self._file.read(place.length))
+        where = f"{self.path}, line {place.line}"
+        try:
+            if measure(where, parts, self.layout) != expected:
+                raise InputError(f"{where}: the file was changed while it was read")
+            regions = decode(where, parts, self.layout, expected)
+        except InputError as error:
+            raise InputError(f"{error}; {SKIP}") from None
+        regions["features"] = regions["features"].reshape(expected.count, self.dim)
+        size = np.array([expected.size], dtype=np.int32)
+        return Block([self.image_ids[row]], np.array([expected.count]), regions, size)
+
+
+@dataclass
+class _Index:
+    """The rows that were found in a file.
+
+    Attributes:
+        path, layout: the file.
+        thorough: whether rows are decoded too, not only measured.
+        places, rows: of each image.
+        damaged: id, or "" where it cannot be read, and problem of each row that was left out.
+        dim: numbers per region, 0 before the first region.
+        repeated: number of rows that equal an earlier one.
+    """
+
+    path: Path
+    layout: TsvLayout
+    thorough: bool
+    places: list[Place] = field(default_factory=list)
+    rows: list[Measures] = field(default_factory=list)
+    damaged: list[tuple[str, str]] = field(default_factory=list)
+    dim: int = 0
+    repeated: int = 0
+    _seen: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    _type_is_known: bool = False
+
+    def add(self, place: Place, row: bytes) -> None:
+        """Add a row; `InputError` if it cannot be read or does not fit the rows before it."""
+        where, parts = f"{self.path}, line {place.line}", split_row(row)
+        found = measure(where, parts, self.layout)
+        digest = hashlib.blake2b(row, digest_size=16).digest()
+        line, earlier = self._seen.get(found.image_id, (0, b""))
+        if earlier and earlier != digest:
+            raise InputError(f"{where}: image {found.image_id[:80]} is on line {line} too, with different content")
+        if earlier:
+            self.repeated += 1
+            return
+        if found.count and not self._type_is_known:
+            self._check_type(where, parts)
+        if found.count and self.dim not in (0, found.dim):
+            raise InputError(f"{where}: {found.dim} numbers per region; the rows before have {self.dim}")
+        if self.thorough:
+            decode(where, parts, self.layout, found)
+        self._seen[found.image_id] = place.line, digest
+        self.dim = self.dim or found.dim
+        self.places.append(place)
+        self.rows.append(found)
+
+    def _check_type(self, where: str, parts: list[bytes]) -> None:
+        """Whether the features are float32, by the first row with features that are not zero."""
+        values = decode_field(where, "features", parts[self.layout.fields.index("features")], "<f4")
+        found = float_type(values)
+        if found != "float32":
+            raise InputError(f"{where}: features: the numbers are {found}, expected float32")
+        self._type_is_known = bool(values.any())
+
+    def lost(self) -> list[tuple[str, str]]:
+        """Those of `damaged` whose image has no other row."""
+        return [(image_id, problem) for image_id, problem in self.damaged if image_id not in self._seen]
+
+    def failures(self) -> tuple[dict[str, str], ...]:
+        """The images that were lost, once each."""
+        reasons: dict[str, str] = {}
+        for image_id, problem in self.lost():
+            reasons.setdefault(image_id, problem)
+        return tuple(
+            {"id": image_id, "file": self.path.name, "reason": problem}
+            for image_id, problem in reasons.items()
+            if image_id
+        )
+
+    def notes(self) -> list[str]:
+        """One line about repeated rows, and one for each row that was left out."""
+        repeated = [f"{self.path}: {self.repeated} repeated rows were skipped"] if self.repeated else []
+        return [*repeated, *(f"left out: {problem}" for _, problem in self.damaged)]
+
+
+def _legible_id(row: bytes) -> str:
+    """The image id of a damaged row, "" if there is none."""
+    image_id = split_row(row)[0].decode("utf-8", "replace")
+    return image_id if b"\t" in row and is_image_id(image_id) and "\ufffd" not in image_id else ""
 
 
 def write_tsv(path: Path, source: RegionSource, layout: TsvLayout, advance: Callable[[], None]) -> None:
@@ -173,7 +210,7 @@ def _row(block: Block, layout: TsvLayout, path: Path) -> bytes:
     if any(character in image_id for character in "\t\r\n"):
         raise InputError(f"{path}: image {image_id!r}: a TSV cannot hold an id with a tab or a line break")
     assert block.image_sizes is not None
-    height, width = _size_fields(layout)
+    height, width = layout.sizes
     values = {
         layout.fields[0]: image_id.encode(),
         height: str(block.image_sizes[0, 0]).encode(),
@@ -185,121 +222,53 @@ def _row(block: Block, layout: TsvLayout, path: Path) -> bytes:
     return b"\t".join(values[name] for name in layout.fields) + b"\n"
 
 
-def _size_fields(layout: TsvLayout) -> tuple[str, str]:
-    """The names of height and width."""
-    return ("image_h", "image_w") if layout is BUTD else ("img_h", "img_w")
+def _layout_of(path: Path) -> tuple[TsvLayout, tuple[int, int]]:
+    """The layout of a file, and where its data begin: bytes from the start, and line.
 
-
-def _layout_of(path: Path) -> tuple[TsvLayout, int]:
-    """The layout of the first row, and the position of the first row of data in bytes."""
+    It is that of the first row, or of one of the first rows if that row is damaged.
+    """
     try:
         with path.open("rb") as file:
-            line = file.readline(MAX_ROW_BYTES)
-            after = file.tell()
+            mark = file.read(3)
     except OSError as error:
         raise InputError(f"{path}: {one_line(error)}") from None
-    start = 3 if line.startswith(b"\xef\xbb\xbf") else 0
-    fields = line[start:].rstrip(b"\r\n").split(b"\t")
-    layout = _LAYOUTS.get(len(fields))
-    if not line.strip() or layout is None:
-        found = "an empty line" if not line.strip() else f"{len(fields)} field(s)"
+    if mark.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(f"{path}: UTF-16 text; fix: save it as UTF-8")
+    start = 3 if mark == codecs.BOM_UTF8 else 0
+    rows = list(islice(find_rows(path, start, line=1), FIRST_ROWS))
+    fields = [split_row(row) for _, row in rows]
+    for parts in fields:
+        layout = LAYOUTS.get(len(parts))
+        if layout is not None and _has_numbers(parts, layout):
+            break
+    else:
+        layout = LAYOUTS.get(len(fields[0])) if fields else None
+    if layout is None:
+        found = f"{len(fields[0])} field(s)" if fields else "an empty line"
         raise InputError(
             f"{path}, line 1: expected the {len(BUTD.fields)} fields of a bottom-up-attention TSV or the "
             f"{len(LXMERT.fields)} of LXMERT's, found {found}"
         )
-    header = tuple(field.decode("utf-8", "replace") for field in fields) == layout.fields
-    return layout, after if header else start
+    if tuple(part.decode("utf-8", "replace") for part in fields[0]) != layout.fields:
+        return layout, (start, 1)
+    after = rows[1][0] if len(rows) > 1 else Place(path.stat().st_size, 0, rows[0][0].line + 1)
+    return layout, (after.offset, after.line)
 
 
-def _rows(path: Path, first: int) -> Iterator[tuple[_Place, bytes]]:
-    with path.open("rb") as file:
-        file.seek(first)
-        offset, line = first, 1 if first in (0, 3) else 2
-        while content := file.readline(MAX_ROW_BYTES):
-            if len(content) == MAX_ROW_BYTES:
-                raise InputError(
-                    f"{path}, line {line}: longer than {MAX_ROW_BYTES >> 20} MiB; line ends are missing"
-                )
-            row = content.rstrip(b"\r\n")
-            if row:
-                yield _Place(offset, len(row), line), row
-            offset += len(content)
-            line += 1
+def _has_numbers(parts: list[bytes], layout: TsvLayout) -> bool:
+    """Whether the fields for image size and number of boxes hold numbers."""
+    return all(parts[layout.fields.index(name)].isdigit() for name in (*layout.sizes, "num_boxes"))
 
 
-def _indexed(path: Path, first: int) -> Iterator[tuple[_Place, bytes]]:
-    """The rows, with a progress bar in MiB."""
+def _with_progress(path: Path, first: tuple[int, int]) -> Iterator[tuple[Place, bytes]]:
+    """The rows from a byte and line on, with a progress bar in MiB."""
     with Progress("index", path.stat().st_size >> 20, "MiB") as bar:
         done = 0
-        for place, row in _rows(path, first):
+        for place, row in find_rows(path, *first):
             yield place, row
             now = (place.offset + place.length) >> 20
             bar.advance(now - done)
             done = now
-
-
-def _split(row: bytes, layout: TsvLayout) -> dict[str, bytes]:
-    return dict(zip(layout.fields, row.split(b"\t"), strict=True))
-
-
-def _measure(path: Path, line: int, row: bytes, layout: TsvLayout) -> tuple[str, int, int]:
-    """Image id, number of regions and feature dimension of a row; `InputError` if its lengths disagree."""
-    where = f"{path}, line {line}"
-    parts = row.split(b"\t")
-    if len(parts) != len(layout.fields):
-        raise InputError(
-            f"{where}: {len(parts)} fields, expected {len(layout.fields)} ({' '.join(layout.fields)}); "
-            "the row may be truncated"
-        )
-    fields = dict(zip(layout.fields, parts, strict=True))
-    try:
-        image_id = fields[layout.fields[0]].decode()
-    except UnicodeDecodeError:
-        raise InputError(f"{where}: {layout.fields[0]} is not UTF-8 text") from None
-    if not image_id:
-        raise InputError(f"{where}: {layout.fields[0]} is empty")
-    numbers = {}
-    for name in (*_size_fields(layout), "num_boxes"):
-        if not fields[name].isdigit() or int(fields[name]) >= 2**31:
-            raise InputError(f"{where}: {name}: expected a whole number, found {_excerpt(fields[name])}")
-        numbers[name] = int(fields[name])
-    count, dim = numbers["num_boxes"], 0
-    for name, (dtype, width, _) in layout.arrays.items():
-        length, item = _decoded_length(where, name, fields[name]), np.dtype(dtype).itemsize
-        if width and length != count * width * item:
-            raise InputError(
-                f"{where}: {name}: {length} bytes, expected {count * width * item} for {count} regions"
-            )
-        if not width:
-            if length % (max(count, 1) * item) or bool(length) != bool(count):
-                raise InputError(f"{where}: {name}: {length} bytes cannot be divided into {count} regions")
-            dim = length // (max(count, 1) * item)
-    return image_id, count, dim
-
-
-def _decoded_length(where: str, name: str, text: bytes) -> int:
-    if len(text) % 4:
-        raise InputError(f"{where}: {name}: {len(text)} characters are not base64; the row may be truncated")
-    padding = len(text[-2:]) - len(text[-2:].rstrip(b"="))
-    return len(text) // 4 * 3 - padding
-
-
-def _decode(path: Path, line: int, name: str, text: bytes, dtype: str) -> np.ndarray:
-    try:
-        values = np.frombuffer(binascii.a2b_base64(text, strict_mode=True), dtype)
-    except (binascii.Error, ValueError) as error:
-        raise InputError(f"{path}, line {line}: {name}: not base64: {one_line(error)}") from None
-    return values.astype(values.dtype.newbyteorder("="), copy=False)
-
-
-def _as_int32(path: Path, line: int, name: str, values: np.ndarray) -> np.ndarray:
-    if len(values) and not (values.min() >= -(2**31) and values.max() < 2**31):
-        raise InputError(f"{path}, line {line}: {name}: {values.max()} is outside the range of int32")
-    return values.astype(np.int32)
-
-
-def _excerpt(text: bytes) -> str:
-    return repr(text[:20].decode("utf-8", "replace"))
 
 
 def tsv_layout(name: str) -> TsvLayout:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from data_tools.errors import InputError, UsageError
 from data_tools.formats.conversion import Choices, convert
-from data_tools.formats.tsv import BUTD, LXMERT, TsvSource
+from data_tools.formats.tsv import TsvSource
+from data_tools.formats.tsv_rows import BUTD, LXMERT
 from data_tools.store.reading import FeatureStore
 from data_tools.store.schema import REGION_COLUMNS, StoreSchema
 from data_tools.store.writing import write_store
