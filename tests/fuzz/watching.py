@@ -151,7 +151,7 @@ def _manners(verdict: str, detail: str, lines: list[str]) -> tuple[str, str]:
         return "traceback", lines[-1][:200]
     if verdict == "refused" and len(lines) > STDERR_LINES:
         return "long message", f"{len(lines)} lines: {lines[-1][:150]}"
-    return verdict, detail
+    return verdict, detail or (lines[-1][:300] if lines else "")
 
 
 def _place(lines: list[str]) -> str:
