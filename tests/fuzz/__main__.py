@@ -1,7 +1,7 @@
 """Give damaged and hostile inputs to every reader: `python -m tests.fuzz`, or `make fuzz`.
 
 A failure is a traceback, a signal, a hang, a gigabyte of memory, code that runs, a connection, or numbers from
-outside the input in an output; the exit code is then 1. `--replay TARGET:SEED` tries one input again and shows what
+outside the input in an output; the exit code is then 1. `--replay TARGET:SEED` tries an input again and shows what
 it printed.
 """
 

@@ -293,7 +293,8 @@ def detector_run(folder: Path) -> None:
     dataset(folder)
     _remove(folder / "data" / "precomp")
     (folder / "short.yaml").write_text(
-        "_BASE_: scenes.yaml\nSOLVER:\n  MAX_ITER: 2\n  WARMUP_ITERS: 1\n  CHECKPOINT_PERIOD: 1\n  IMS_PER_BATCH: 1\n"
+        "_BASE_: scenes.yaml\nSOLVER:\n  MAX_ITER: 2\n  WARMUP_ITERS: 1\n"
+        "  CHECKPOINT_PERIOD: 1\n  IMS_PER_BATCH: 1\n"
     )
     from data_tools.configs import find_config
 

@@ -20,12 +20,14 @@ class Target:
         make: writes a valid input into a folder.
         read: reads the input in `INPUT`; may write to `OUTPUT`.
         share: its part of the inputs, relative to the other targets; smaller where a trial takes seconds.
+        changed: patterns of the files that are changed.
     """
 
     name: str
     make: Callable[[Path], None]
     read: Callable[[], None]
     share: float = 1.0
+    changed: tuple[str, ...] = ("**/*",)
 
 
 def command(name: str, *arguments: object) -> Callable[[], None]:
@@ -71,9 +73,10 @@ def each(*calls: Callable[[], None]) -> Callable[[], None]:
 
 def _load_weights(name: str) -> Callable[[], None]:
     def load() -> None:
+        from extract.weights.locating import find_weights
         from extract.weights.reading import read_weights
 
-        read_weights(INPUT / name)
+        read_weights(find_weights(str(INPUT / name)))
 
     return load
 
@@ -178,6 +181,9 @@ _STORE, _OUT = INPUT / "features.h5", OUTPUT / "out.h5"
 _EXTRACT = ("--config", "scenes", "--workers", 0, "--batch-size", 1, "--device", "cpu")
 _DATA = ("--data", INPUT / "data", "--device", "cpu")
 
+_RUN = ("run/*", "run/*", "data/precomp/*")
+_VERIFIED = ("data/precomp/features.h5", "data/precomp/*.txt", "data/*.json", "data/images/**/*")
+
 TARGETS = (
     Target("store-inspect", seeds.one_store, command("data-tools", "inspect", _STORE, "--all"), 2),
     Target("store-convert", seeds.one_store, command("data-tools", "convert", _STORE, "--out", _OUT), 2),
@@ -193,7 +199,7 @@ TARGETS = (
         command("data-tools", "join", INPUT / "a.h5", INPUT / "b.h5", "--out", _OUT),
     ),
     Target("store-parts", seeds.parts, command("data-tools", "join", "--out", _STORE)),
-    Target("store-verify", seeds.dataset, command("data-tools", "verify", INPUT / "data", "--all")),
+    Target("store-verify", seeds.dataset, command("data-tools", "verify", INPUT / "data", "--all"), 1, _VERIFIED),
     Target("arrays", seeds.arrays, command("data-tools", "convert", INPUT, "--out", _OUT)),
     Target(
         "scores",
@@ -272,6 +278,7 @@ TARGETS = (
         seeds.detector_weights,
         command("extract-features", INPUT / "images", *_EXTRACT, "--weights", INPUT / "model.pth", "--out", _OUT),
         0.5,
+        ("model.pth",),
     ),
     Target(
         "detector-run",
@@ -281,6 +288,7 @@ TARGETS = (
             *("--resume", "--device", "cpu"),
         ),
         0.4,
+        ("run/*", "run/last_checkpoint", "run/model_0000000.pth", "short.yaml", "data/annotations/train.json"),
     ),
     Target("detector-config", seeds.detector_config, each(_detector_config, _labels), 1.5),
     Target("pictures", seeds.pictures, _decode, 3),
@@ -305,6 +313,8 @@ TARGETS = (
             ),
             *("--out", _OUT),
         ),
+        1,
+        ("boxes.json",),
     ),
     Target(
         "boxes-store",
@@ -321,13 +331,22 @@ TARGETS = (
             ),
             *("--out", _OUT),
         ),
+        1,
+        ("boxes.h5",),
     ),
-    Target("chan-run", seeds.run_folder, command("chan", "evaluate", INPUT / "run", *_DATA, "--split", "test"), 2),
+    Target(
+        "chan-run",
+        seeds.run_folder,
+        command("chan", "evaluate", INPUT / "run", *_DATA, "--split", "test"),
+        2,
+        _RUN,
+    ),
     Target(
         "chan-resume",
         seeds.run_folder,
         command("chan", "train", *_DATA, "--out", INPUT / "run", "--resume", "train.epochs=2"),
-        2,
+        2.5,
+        ("run/state.pt", "run/state.pt", *_RUN),
     ),
     Target(
         "chan-import",

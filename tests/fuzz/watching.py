@@ -66,7 +66,7 @@ def prepare(folder: Path, template: Path, target: Target, seed: int) -> list[str
     shutil.copytree(template, folder / INPUT, symlinks=True)
     (folder / OUTPUT).mkdir()
     (folder / OUTSIDE).write_text(SECRET * 500)
-    return [] if seed == UNCHANGED else mutate(folder / INPUT, Random(f"{target.name}:{seed}"))
+    return [] if seed == UNCHANGED else mutate(folder / INPUT, target.changed, Random(f"{target.name}:{seed}"))
 
 
 @dataclass

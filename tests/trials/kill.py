@@ -1,4 +1,4 @@
-"""Kill real commands at random moments, run them again until they are done, and compare the bytes of their results.
+"""Kill commands at random moments, run them again until they are done, and compare the bytes of their results.
 
 `python -m tests.trials.kill`, or `make trials`. Each trial starts a command in a process group of its own, waits
 until it has written something, and then a random share of the time that an undisturbed run works; SIGKILL ends the
@@ -85,7 +85,7 @@ def finish(arguments: Sequence[object]) -> str:
 
 
 def kill_after(arguments: Sequence[object], folder: Path, seconds: float) -> bool:
-    """Run a command and kill its group `seconds` after it first writes to `folder`; whether it was still running."""
+    """Run a command and kill its group `seconds` after it first writes to `folder`; whether it still ran."""
     before, process = _state(folder), start(arguments)
     deadline = time.monotonic() + TIMEOUT
     while process.poll() is None and _state(folder) == before and time.monotonic() < deadline:

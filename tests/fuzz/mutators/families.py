@@ -1,6 +1,6 @@
 """Which changes apply to which kind of file, by the name of the kind."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -37,16 +37,17 @@ STRUCTURED: dict[str, tuple[Mutator, ...]] = {
 }
 
 
-def mutate(folder: Path, rng: Random) -> list[str]:
+def mutate(folder: Path, patterns: Sequence[str], rng: Random) -> list[str]:
     """Change one file of a folder, or two; what was done, as `change file`.
 
-    A change that does not apply to the file is replaced by another.
+    A change that does not apply to the file is replaced by another. Of the patterns each is drawn as often as any
+    other, however many files it matches.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [sorted(path for path in folder.glob(pattern) if path.is_file()) for pattern in patterns]
     done: list[str] = []
     wanted = rng.choice((1, 1, 1, 1, 2, 3))
     for _ in range(40):
-        path = rng.choice(files)
+        path = rng.choice(rng.choice(files))
         structured = STRUCTURED.get(path.suffix, _TEXT)
         draw = rng.random()
         family = structured if structured and draw < 0.65 else RARE if draw > 0.96 else RAW

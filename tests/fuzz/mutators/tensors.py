@@ -132,7 +132,8 @@ def _other_opcodes(content: bytes, rng: Random) -> bytes:
         b"K\x07",
     )
     others = (
-        b"", piece + piece, rng.choice(numbers), rng.choice(numbers), _CALL, _CALL + b"0" + piece, b"N", b"]", b"}", b")",
+        b"", piece + piece, rng.choice(numbers), rng.choice(numbers), _CALL, _CALL + b"0" + piece, b"N", b"]",
+        b"}", b")",
         b"(", b"0", b"h\xff", b"2", b"e", b"R", b"b", b"\x8d" + b"\xff" * 7 + b"\x00", b"X\xff\xff\xff\x7f",
         b"]" * 5000, b"ctorch\nload\n", b"cbuiltins\neval\n", b"\x80\x09", b"P7\n", b"\x95" + b"\xff" * 8,
     )  # fmt: skip
@@ -176,9 +177,7 @@ def safetensors_header(path: Path, rng: Random) -> None:
     if kind == 0:
         entry["dtype"] = rng.choice(("F64", "BF16", "I64", "BOOL", "F8_E5M2", "F4", "C64", "X", 7, None))
     elif kind == 1:
-        entry["shape"] = rng.choice(
-            ([], [0], [2**62], [2**32, 2**32], [-1], [1.5], "x", [1], entry["shape"][::-1])
-        )
+        entry["shape"] = rng.choice(([], [0], [2**62], [2**32, 2**32], [-1], [1.5], [1], entry["shape"][::-1]))
     elif kind == 2:
         entry["data_offsets"] = rng.choice(([0, 0], [0, 2**63], [8, 4], [0, 4], [-4, 0], [0], [2**40, 2**41]))
     elif kind == 3:
@@ -199,6 +198,8 @@ def safetensors_value(path: Path, rng: Random) -> None:
     tensors = load(path.read_bytes())
     name = rng.choice(list(tensors))
     changed = _hostile(tensors[name], rng)
+    if changed.numel() > 10**6:
+        raise ValueError("this format has no strides: the file would be large")
     tensors[name] = changed.detach().contiguous()
     path.write_bytes(save(tensors))
 
