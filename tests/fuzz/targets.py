@@ -155,7 +155,10 @@ def _chan_config(name: str) -> Callable[[], None]:
 def _overrides() -> None:
     from chan.config import Config, override
 
-    lines = (INPUT / "keys.overrides").read_bytes().decode(errors="surrogateescape").split("\n")
+    path = INPUT / "keys.overrides"
+    if not path.is_file():  # these are arguments: only their text counts
+        raise UsageError("no arguments")
+    lines = path.read_bytes().decode(errors="surrogateescape").split("\n")
     override(Config(), [line for line in lines if line])
 
 
