@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from chan.choices import PrecisionName
 from chan.keys import above, at_least, between, check_ranges, key, keys_of, markdown_table, multiple_of, null_or
-from data_tools.configs import config_folder, find_config
-from data_tools.errors import InputError, UsageError, one_line
-from data_tools.files import is_inside, read_text, replace_file
+from data_tools.configs import check_yaml, find_base, find_config
+from data_tools.errors import InputError, UsageError, reading
+from data_tools.files import read_text, replace_file
 
 CodingName = StrEnum("CodingName", ["vha", "tha", "vsa", "t2i"])
 PoolingName = StrEnum("PoolingName", ["max", "mean", "sum", "softmax", "lse"])
@@ -189,7 +189,7 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> Config:
     path = find_config("chan", spec)
     changes = _read_yaml(path)
     base = changes.pop("base", None)
-    config = Config() if base is None else read_config(_base_path(path, base))
+    config = Config() if base is None else _read_base(path, find_base("chan", path, base))
     return override(_merge_file(config, path, changes), overrides)
 
 
@@ -213,14 +213,14 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     """
     for argument in overrides:
         name, equals, _ = argument.partition("=")
-        if not (name and equals):
-            raise UsageError(f"{argument}: expected key=value")
+        if not (name and equals) or "${" in argument:
+            raise UsageError(f"{argument}: expected key=value, and a plain value")
         try:
             config = _merge(config, OmegaConf.from_dotlist([argument]))
-        except yaml.YAMLError:
-            raise UsageError(f"{argument}: the value is not YAML") from None
         except ValueError as error:
             raise UsageError(str(error)) from None
+        except Exception:  # libraries raise many types on text that is no value
+            raise UsageError(f"{argument}: the value is not YAML") from None
     return config
 
 
@@ -239,28 +239,31 @@ def differing_keys(first: Config, second: Config) -> list[str]:
     return [one.name for one, other in pairs if one.value != other.value]
 
 
+def _read_base(path: Path, base: Path) -> Config:
+    if "base" in _read_yaml(base):
+        raise InputError(f"{path}: base: {base} has a base itself; only one level is allowed")
+    return read_config(base)
+
+
 def _read_yaml(path: Path) -> DictConfig:
-    try:
+    check_yaml(path)
+    with reading(path, "not YAML"):
         loaded = OmegaConf.load(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {one_line(error)}") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML: {one_line(error)}") from None
-    if not isinstance(loaded, DictConfig):
-        raise InputError(f"{path}: expected keys and values")
+        if not isinstance(loaded, DictConfig):
+            raise InputError(f"{path}: expected keys and values")
+        found = _interpolation(OmegaConf.to_container(loaded, resolve=False))
+    if found is not None:
+        raise InputError(f"{path}: {found}: values that refer to others (${{...}}) are not supported")
     return loaded
 
 
-def _base_path(path: Path, base: object) -> Path:
-    if not isinstance(base, str) or not is_inside(base):
-        raise InputError(f"{path}: base: expected a shipped configuration or a file beside this one, found {base}")
-    name = f"{base.removesuffix('.yaml')}.yaml"
-    found = next((file for file in (path.parent / name, config_folder("chan") / name) if file.is_file()), None)
-    if found is None:
-        raise InputError(f"{path}: base: {name} is neither beside this file nor a shipped configuration")
-    if "base" in _read_yaml(found):
-        raise InputError(f"{path}: base: {found} has a base itself; only one level is allowed")
-    return found
+def _interpolation(value: Any, name: str = "") -> str | None:
+    """The full name of the first key whose value refers to another, or to the environment."""
+    if isinstance(value, dict | list):
+        entries = value.items() if isinstance(value, dict) else enumerate(value)
+        found = (_interpolation(inner, f"{name}.{key}".removeprefix(".")) for key, inner in entries)
+        return next((place for place in found if place is not None), None)
+    return name if isinstance(value, str) and "${" in value else None
 
 
 def _merge_file(config: Config, path: Path, changes: DictConfig) -> Config:
@@ -275,10 +278,11 @@ def _merge(config: Config, changes: DictConfig) -> Config:
     try:
         merged = OmegaConf.to_object(OmegaConf.merge(_writable(OmegaConf.structured(config)), changes))
     except OmegaConfBaseException as error:
-        reason = str(error.msg or error).splitlines()[0]
-        known = [found.name for found in keys_of(config)] if isinstance(error, ConfigKeyError) else []
-        nearest = "".join(f"; did you mean {name}?" for name in get_close_matches(error.full_key or "", known, 1))
-        raise ValueError(f"{error.full_key or 'configuration'}: {reason}{nearest}") from None
+        name = error.full_key or "configuration"
+        if not isinstance(error, ConfigKeyError):
+            raise ValueError(f"{name}: {(error.msg or str(error)).splitlines()[0]}") from None
+        nearest = get_close_matches(name, [found.name for found in keys_of(config)], 1)
+        raise ValueError(f"{name}: no such key" + "".join(f"; did you mean {near}?" for near in nearest)) from None
     assert isinstance(merged, Config)
     check_ranges(merged)
     return merged

@@ -3,10 +3,13 @@
 A configuration is a tree of such dataclasses; a key is a path through it, `train.lr` for example.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import Enum
 from typing import Any, TypeVar, cast
+
+MAX_INTEGER = 1 << 31  # of any key; a model that is too large for the memory is another error
 
 Tree = TypeVar("Tree")  # a configuration or a part of one
 
@@ -93,6 +96,10 @@ def with_value(config: Tree, name: str, value: Any) -> Tree:
 def check_ranges(config: Any) -> None:
     """`ValueError`, of one line, that names the first key whose value is out of its range."""
     for found in keys_of(config):
+        if isinstance(found.value, float) and not math.isfinite(found.value):
+            raise ValueError(f"{found.name}: expected a finite number, found {found.value}")
+        if isinstance(found.value, int) and abs(found.value) > MAX_INTEGER:
+            raise ValueError(f"{found.name}: expected a number up to {MAX_INTEGER}, found one beyond it")
         if found.range is not None and not found.range.holds(found.value):
             raise ValueError(f"{found.name}: expected {found.range.words}, found {found.value}")
 

@@ -6,6 +6,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
+from data_tools.errors import reading
 from extract.choices import Precision
 from extract.config import is_caffe, with_values
 from extract.detector.detector import Detector
@@ -19,9 +20,10 @@ def build_network(cfg: CfgNode, weights: Path | None, device: torch.device) -> B
     """The network of a configuration with the weights of a file, for inference; random weights without a file.
 
     Raises:
-        InputError: the file cannot be read or does not fit.
+        InputError: the file cannot be read or does not fit, or there is no such network.
     """
-    model = build_model(with_values(cfg, device=str(device)))
+    with reading("the configuration", "does not make a network"):  # its values are a stranger's
+        model = build_model(with_values(cfg, device=str(device)))
     if weights is not None:
         place_weights(model, read_weights(weights), weights)
     return model.eval()

@@ -5,6 +5,7 @@ and a missing Detectron2 is one line.
 """
 
 import importlib.util
+import logging
 import sys
 import time
 import warnings
@@ -31,6 +32,7 @@ def require_detectron2() -> None:
     # Detectron2's own use of torch, which a user of these commands cannot change
     warnings.filterwarnings("ignore", category=FutureWarning, message=r".*torch\.jit")
     warnings.filterwarnings("ignore", category=UserWarning, message=r"torch\.meshgrid")
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 
 @command(

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import yaml
 from detectron2.config import CfgNode, get_cfg
-from yaml import YAMLError
 
-from data_tools.configs import find_config
+from data_tools.configs import check_yaml, find_base, find_config
 from data_tools.detection.labels import Labels, load_labels
-from data_tools.errors import InputError
+from data_tools.errors import InputError, reading
+from data_tools.files import read_text
 from extract.detector.resizing import METHODS
 
 
@@ -37,14 +38,28 @@ def load_config(spec: str) -> CfgNode:
     """
     path = find_config("extract", spec)
     cfg = butd_config()
-    try:
+    _check_files(path)
+    with reading(path, "not a configuration"):
         cfg.merge_from_file(str(path), allow_unsafe=False)  # else YAML tags could run code
-    except (KeyError, ValueError, TypeError, AssertionError, AttributeError, OSError, YAMLError) as error:
-        reason = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
-        raise InputError(f"{path}: {reason}") from None
     cfg.freeze()
     _check_choices(cfg, path)
     return cfg
+
+
+def _check_files(path: Path, levels: int = 4) -> None:
+    """Check a YAML file and those that its `_BASE_` names; Detectron2 itself would also fetch addresses."""
+    check_yaml(path)
+    with reading(path, "not YAML"):
+        document = yaml.safe_load(read_text(path))
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: expected keys and values")
+    base = document.get("_BASE_")
+    if base is None:
+        return
+    found = find_base("extract", path, base)
+    if levels == 0 or found.parent != path.parent or found.name != base:
+        raise InputError(f"{path}: _BASE_: expected a file beside this one, in at most 4 levels, found {base!r}")
+    _check_files(found, levels - 1)
 
 
 def _check_choices(cfg: CfgNode, path: Path) -> None:

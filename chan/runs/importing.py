@@ -6,14 +6,11 @@ and `Namespace`: a file that holds anything else is refused, and no code in it i
 """
 
 import argparse
-import pickle
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from chan.build import build_model
@@ -23,8 +20,9 @@ from chan.runs import folder as runs
 from chan.text.tokenizers import BertTokenizer, CaptionTokenizer, VocabularyTokenizer
 from chan.training.checkpoints import BEST, save_weights, shapes
 from data_tools.captions.vocabulary import Vocabulary
-from data_tools.errors import InputError, UsageError, one_line
-from data_tools.tensor_names import tensor_differences
+from data_tools.errors import InputError, UsageError
+from data_tools.weights.pickles import read_pickle
+from data_tools.weights.tensor_names import tensor_differences
 
 CODINGS = {"VHACoding": "vha", "THACoding": "tha", "VSACoding": "vsa"}
 POOLINGS = {f"{name}Pooling": name.lower() for name in ("Max", "Mean", "Sum", "Softmax", "LSE")}
@@ -91,23 +89,22 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """The checkpoint's dictionary; `InputError` where the file is none or holds types that are not allowed."""
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused:
-            message = f"{path}: holds {refused[1]}, which does not belong in a checkpoint, and was not loaded"
-            raise InputError(message) from None
-        raise InputError(f"{path}: not a checkpoint: {one_line(error)}") from None
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise InputError(f"{path}: not a checkpoint: {one_line(error)}") from None
+    loaded = read_pickle(path, [argparse.Namespace], "checkpoint")
     if not isinstance(loaded, dict) or not isinstance(loaded.get("opt"), argparse.Namespace):
         raise InputError(f"{path}: expected a checkpoint of the public CHAN code, with model and opt in it")
     parts = loaded.get("model")
-    if not isinstance(parts, list) or len(parts) != 4 or not all(isinstance(part, Mapping) for part in parts):
-        raise InputError(f"{path}: model: expected four state dicts")
+    if not isinstance(parts, list) or len(parts) != 4 or not all(_is_state(part) for part in parts):
+        raise InputError(f"{path}: model: expected four state dicts, tensors by name")
+    for name, kind in (("epoch", int), ("best_rsum", int | float)):
+        if not isinstance(loaded.get(name, 0), kind):
+            raise InputError(f"{path}: {name}: expected a number, found {loaded[name]!r}")
     return loaded
+
+
+def _is_state(part: Any) -> bool:
+    return isinstance(part, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in part.items()
+    )
 
 
 def config_of(path: Path, opt: argparse.Namespace) -> Config:

@@ -15,9 +15,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from chan.text.bert import load_bert_tokenizer, save_architecture
+from chan.text.bert import load_bert_config, load_bert_tokenizer, max_tokens, save_architecture
 from data_tools.captions.tokenization import tokenize
 from data_tools.captions.vocabulary import END, MASK_TOKEN, START, Vocabulary
+from data_tools.errors import InputError
 
 Word = tuple[str, list[int]]
 """A word as it is written in the caption, and its ids."""
@@ -100,7 +101,7 @@ class BertTokenizer:
         source: name or folder of a BERT.
 
     Raises:
-        InputError: there is none, or its tokenizer is not BERT's.
+        InputError: there is none, its tokenizer is not BERT's, or it does not fit the model.
     """
 
     prefix: list[int]
@@ -111,7 +112,14 @@ class BertTokenizer:
         self.tokenizer: Any = load_bert_tokenizer(source)
         self.prefix, self.suffix = [self.tokenizer.cls_token_id], [self.tokenizer.sep_token_id]
         self.mask_id, self.vocab_size = self.tokenizer.mask_token_id, len(self.tokenizer)
-        self.max_pieces = min(self.tokenizer.model_max_length, 512) - 2  # word pieces between [CLS] and [SEP]
+        config = load_bert_config(source)
+        if self.vocab_size > config.vocab_size:
+            raise InputError(
+                f"{source}: its tokenizer has {self.vocab_size} tokens, its model only {config.vocab_size}"
+            )
+        self.max_pieces = min(self.tokenizer.model_max_length, max_tokens(config)) - 2  # between [CLS] and [SEP]
+        if self.max_pieces < 1:
+            raise InputError(f"{source}: its model has too few positions for a word between [CLS] and [SEP]")
 
     def words(self, captions: Sequence[str]) -> list[list[Word]]:
         """The words of each caption as BERT splits it, truncated to BERT's maximum input length."""

@@ -5,20 +5,22 @@ RUN/last.safetensors   the weights of the last finished epoch
 RUN/state.pt           what a resumed run needs: weights, optimizer, scaler, counters; saved within long epochs too
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from data_tools.errors import InputError, one_line
+from data_tools.errors import InputError, one_line, reading
 from data_tools.files import replacing
-from data_tools.tensor_names import tensor_differences
+from data_tools.weights.pickles import read_pickle
+from data_tools.weights.states import check_optimizer_state, check_scaler_state, check_tensors
 
 BEST, LAST, STATE = "best.safetensors", "last.safetensors", "state.pt"
+STATE_KEYS = {"model", "optimizer", "scaler", "progress"}
+MAX_COUNT = 10**10  # of steps: more than anybody takes
 
 
 @dataclass
@@ -70,19 +72,44 @@ def load_state(folder: Path, state: TrainState) -> TrainProgress:
     """Load the saved state into the model, the optimizer and the scaler; returns how far the run had come.
 
     Raises:
-        InputError: the state is missing, damaged, or of another model.
+        InputError: the state is missing, damaged, or of another model; then nothing is loaded.
     """
     path = folder / STATE
     if not path.is_file():
         raise InputError(f"{path}: no such file, so the run cannot be resumed; start a new one in another folder")
-    try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        state.model.load_state_dict(content["model"])
-        state.optimizer.load_state_dict(content["optimizer"])
-        state.scaler.load_state_dict(content["scaler"])
-        return TrainProgress(**content["progress"])
-    except Exception as error:  # a damaged pickle can raise nearly anything
+    content = read_pickle(path, what="state of a run")
+    if not isinstance(content, dict) or set(content) != STATE_KEYS:
+        raise InputError(f"{path}: not the state of a run: expected the keys {', '.join(sorted(STATE_KEYS))}")
+    try:  # all is checked before anything is loaded
+        check_tensors(content["model"], state.model.state_dict())
+        check_optimizer_state(content["optimizer"], state.optimizer)
+        check_scaler_state(content["scaler"], state.scaler)
+        progress = _checked_progress(content["progress"])
+    except ValueError as error:
         raise InputError(f"{path}: not the state of this run: {one_line(error)}") from None
+    state.model.load_state_dict(content["model"])
+    state.optimizer.load_state_dict(content["optimizer"])
+    state.scaler.load_state_dict(content["scaler"])
+    return progress
+
+
+def _checked_progress(found: Any) -> TrainProgress:
+    """How far a run had come; `ValueError` where the counters cannot be those of a run."""
+    names = {field.name for field in fields(TrainProgress)}
+    if not isinstance(found, dict) or set(found) != names:
+        raise ValueError(f"progress: expected the keys {', '.join(sorted(names))}")
+    for name, value in found.items():
+        kind = float if name == "best_rsum" else int
+        if type(value) is not kind or not -1 <= value < MAX_COUNT:
+            raise ValueError(
+                f"progress: {name}: expected {'a number' if kind is float else 'a count'}, found {value!r}"
+            )
+    progress = TrainProgress(**found)
+    if min(progress.epoch, progress.step, progress.epoch_step) < 0 or progress.best_epoch >= max(
+        progress.epoch, 1
+    ):
+        raise ValueError(f"progress: the counters contradict one another: {found}")
+    return progress
 
 
 def save_weights(weights: dict[str, Tensor], path: Path) -> None:
@@ -99,13 +126,12 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; a run writes it when its first epoch ends")
-    try:
+    with reading(path, "not a safetensors file"):
         weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a safetensors file: {one_line(error)}") from None
-    differences = tensor_differences(shapes(weights), shapes(model.state_dict()))
-    if differences:
-        raise InputError(f"{path}: not the weights of this run's model: {differences}")
+    try:
+        check_tensors(weights, model.state_dict())
+    except ValueError as error:
+        raise InputError(f"{path}: not the weights of this run's model: {error}") from None
     model.load_state_dict(weights)
 
 

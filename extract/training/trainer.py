@@ -18,7 +18,6 @@ from detectron2.solver import build_optimizer
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
-from detectron2.utils.logger import setup_logger
 from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException
 from torch.nn.parallel import DistributedDataParallel
@@ -29,6 +28,7 @@ from data_tools.console import Progress
 from data_tools.errors import InputError, UsageError
 from data_tools.files import read_text, replace_file
 from extract.config import is_caffe, with_values
+from extract.training.checkpoints import LAST, last_checkpoint, resume_from
 from extract.training.data import AttributeMapper, DetectionSplit, check_labels, load_detection_split
 from extract.weights.initial import place_initial_weights
 
@@ -123,12 +123,13 @@ def train_detector(
             "a network with Caffe's box arithmetic cannot be trained; fix: use one with Detectron2's (vg_r101)"
         )
     check_labels(cfg, split)
-    started = (out / "last_checkpoint").is_file()
+    started = (out / LAST).is_file()
     if started and not resume:
         raise UsageError(f"{out}: holds a run; fix: continue it with --resume, or give another --out")
     if resume and not started:
         raise UsageError(f"{out}: holds no checkpoint to resume from")
     cfg = with_values(cfg, output=str(out))
+    checkpoint = last_checkpoint(out) if resume else None
     if resume:
         _check_same_config(out / "config.yaml", cfg)
     comm.synchronize()  # no process writes before all have checked the folder
@@ -142,11 +143,17 @@ def train_detector(
         _start_from(weights, trainer.model, out)
     if comm.is_main_process():
         trainer.register_hooks([ProgressHook()])
-    trainer.resume_or_load(resume=resume)
+    if checkpoint is not None:
+        resume_from(checkpoint, trainer)
     try:
         trainer.train()
     except InputError as error:
         raise _as_one_line(error) from None
+    except FloatingPointError:
+        raise InputError(
+            f"{out}: iteration {trainer.iter}: the loss is no longer a finite number; earlier checkpoints stay; "
+            "fix: start a new run with a lower SOLVER.BASE_LR"
+        ) from None
     return out / FINAL_WEIGHTS
 
 
@@ -217,7 +224,15 @@ def _check_same_config(stored: Path, cfg: CfgNode) -> None:
 
 def _log_to_file(out: Path) -> None:
     """Send Detectron2's log to `OUT/log.txt` only, since the console shows the progress bar."""
+    handler: logging.Handler = logging.NullHandler()
+    if comm.is_main_process():
+        handler = logging.FileHandler(out / "log.txt", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
     for name in ("detectron2", "fvcore"):
-        logger = setup_logger(str(out), distributed_rank=comm.get_rank(), name=name)
-        for handler in [h for h in logger.handlers if type(h) is logging.StreamHandler]:
-            logger.removeHandler(handler)
+        logger = logging.getLogger(name)
+        for earlier in list(logger.handlers):  # of another run in this process
+            logger.removeHandler(earlier)
+            earlier.close()
+        logger.setLevel(logging.INFO)  # or Detectron2 sets up a log of its own
+        logger.propagate = False
+        logger.addHandler(handler)

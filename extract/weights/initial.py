@@ -15,7 +15,7 @@ from detectron2.checkpoint.c2_model_loading import convert_basic_c2_names
 from torch import nn
 
 from data_tools.errors import InputError
-from data_tools.tensor_names import tensor_differences
+from data_tools.weights.tensor_names import tensor_differences
 from extract.weights.locating import sha256_of
 from extract.weights.placing import place_weights
 from extract.weights.reading import read_weights

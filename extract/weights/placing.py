@@ -7,7 +7,7 @@ from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 
 from data_tools.errors import InputError
-from data_tools.tensor_names import tensor_differences
+from data_tools.weights.tensor_names import tensor_differences
 from extract.detector.rpn import CaffeAnchorGenerator
 from extract.weights.formats import convert, ratio_by_ratio
 

@@ -8,21 +8,27 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from data_tools.errors import InputError
-from extract.weights.pickles import read_pickle
+from data_tools.errors import InputError, reading
+from data_tools.weights.pickles import read_pickle
+from data_tools.weights.states import check_finite
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a weight file by name, whatever its format: safetensors, torch's, or a pickle of arrays.
 
     Raises:
-        InputError: the file is damaged, of another format, or holds anything but tensors.
+        InputError: the file is damaged, of another format, or holds anything but tensors of finite numbers.
     """
     content = _read_safetensors(path) if _is_safetensors(path) else read_pickle(path)
     state = content.get("model", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not state:
         raise InputError(f"{path}: expected tensors by name, or an object whose key model holds them")
-    return {_name(path, name): _tensor(path, name, value) for name, value in state.items()}
+    tensors = {_name(path, name): _tensor(path, name, value) for name, value in state.items()}
+    try:
+        check_finite(tensors)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    return tensors
 
 
 def _name(path: Path, name: object) -> str:
@@ -46,7 +52,5 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
+    with reading(path, "not a readable weight file"):
         return safetensors.torch.load_file(path)
-    except Exception as error:  # a damaged file raises many types of exception
-        raise InputError(f"{path}: not a readable weight file: {' '.join(str(error).split())[:160]}") from None

@@ -128,7 +128,7 @@ def test_a_base_is_beneath_the_file_that_names_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("base", "part"),
     [
-        ("own", "own.yaml has a base itself"),
+        ("own", "own.yaml has a base itself; only"),
         ("scenes2", "scenes2.yaml"),
         ("../below", "../below"),
         ("[scenes]", "scenes"),
@@ -226,3 +226,63 @@ def test_the_documented_keys_are_those_of_the_code() -> None:
         assert "|" not in found.help
     with pytest.raises(ValueError, match="keys"):
         with_table("no markers")
+
+
+HOSTILE = {
+    "environment": "train: {lr: '${oc.env:HOME}'}\n",
+    "decode": "data: {vocab: '${oc.decode:x}'}\n",
+    "another key": "train: {lr: '${train.clip}'}\n",
+    "itself": "train: {lr: '${train.lr}'}\n",
+    "an alias of itself": "train: &a {lr: *a}\n",
+    "laughs": "a: &a [1]\nb: &b [*a, *a]\nc: [*b, *b]\n",
+    "deep": "train: " + "[" * 3000 + "]" * 3000 + "\n",
+    "deep by indentation": "".join(" " * n + "a:\n" for n in range(200)),
+    "a huge integer": f"train: {{epochs: {'9' * 5000}}}\n",
+    "a large integer": f"train: {{epochs: {'9' * 30}}}\n",
+    "infinity": "train: {lr: .inf}\n",
+    "no number": "loss: {margin: .nan}\n",
+    "a tag": "train: !!python/object/apply:os.system [touch made-by-yaml]\n",
+    "a list": "[1, 2]\n",
+    "a key that is a list": "? [1, 2]\n: 3\n",
+    "a key that is a number": "3: 4\n",
+    "bytes": "\udcff",
+    "NUL": "train: {lr: '\x00'}\n",
+    "a missing value": "train: {lr: ???}\n",
+}
+
+
+@pytest.mark.parametrize("read", [read_config, lambda path: load_config(str(path))])
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_yaml_from_outside_is_one_line_and_reaches_nothing(text: str, read, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "secret-of-the-environment")
+    path = tmp_path / "own.yaml"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError) as error:
+        read(path)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400 + len(str(path))
+    assert "secret" not in str(error.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["own.yaml"]
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        *("train.lr=${oc.env:HOME}", "train.lr=.inf", "train.lr=nan", "train.lr=[1", "train.lr={a: b}", "train=3"),
+        *(f"train.epochs={'9' * 5000}", "train.lr=1\x00", "train..lr=1", ".=1", "train.epochs=" + "[" * 3000),
+    ],
+)
+def test_an_override_that_is_no_plain_value_is_one_line(argument: str) -> None:
+    with pytest.raises(UsageError) as error:
+        override(Config(), [argument])
+    assert "\n" not in str(error.value)
+
+
+def test_a_key_that_is_almost_right_is_suggested(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^model\.dims: no such key; did you mean model\.dim\?$"):
+        override(Config(), ["model.dims=3"])
+    (tmp_path / "own.yaml").write_text("train: {epoch: 3}\n")
+    with pytest.raises(InputError, match=r"train\.epoch: no such key; did you mean train\.epochs\?$"):
+        load_config(str(tmp_path / "own.yaml"))

@@ -238,7 +238,7 @@ def test_a_malicious_checkpoint_runs_nothing(place: str, vocabulary: Path, tmp_p
     opt = {"opt": evil, "inside opt": options(extra=evil)}.get(place, options())
     text = OrderedDict(evil=evil) if place == "model" else bigru_weights(WORDS)
     path = checkpoint(tmp_path / "evil.pth", image_weights("basic"), text, opt)
-    with pytest.raises(InputError, match=r"evil\.pth: holds .*mkdir.*not loaded") as error:
+    with pytest.raises(InputError, match=r"evil\.pth: holds .*mkdir.*nothing of it was run") as error:
         import_checkpoint(path, vocabulary, None, tmp_path / "run")
     assert "\n" not in str(error.value)
     assert not trace.exists()
@@ -282,7 +282,7 @@ def test_other_mistakes(vocabulary: Path, tmp_path: Path) -> None:
         import_checkpoint(tmp_path / "none.pth", vocabulary, None, run)
     for content in (b"", b"no pickle", good.read_bytes()[:500]):
         (tmp_path / "bad.pth").write_bytes(content)
-        with pytest.raises(InputError, match="not a checkpoint"):
+        with pytest.raises(InputError, match="not a readable checkpoint"):
             import_checkpoint(tmp_path / "bad.pth", vocabulary, None, run)
     torch.save({"weight": torch.zeros(2)}, tmp_path / "state.pth")
     with pytest.raises(InputError, match="model and opt"):

@@ -97,3 +97,43 @@ def test_damaged_or_missing_weights_are_one_line(content: bytes | None, tmp_path
     with pytest.raises(InputError, match=r"best\.safetensors: ") as error:
         load_weights(make().model, tmp_path / BEST)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": "3"},
+        {"epoch": -3},
+        {"epoch": 1.5},
+        {"epoch": True},
+        {"epoch": 10**12},
+        {"best_rsum": float("nan")},
+        {"best_rsum": "high"},
+        {"best_epoch": 5},
+        {"step": -1},
+        {"other": 1},
+    ],
+)
+def test_counters_that_no_run_has_are_refused(change: dict, tmp_path: Path) -> None:
+    state = make()
+    save_state(tmp_path, state, TrainProgress(epoch=2, step=9, best_rsum=100.0, best_epoch=1))
+    content = torch.load(tmp_path / STATE)
+    content["progress"].update(change)
+    torch.save(content, tmp_path / STATE)
+    before = {name: value.clone() for name, value in state.model.state_dict().items()}
+    with pytest.raises(InputError, match=r"state\.pt: .*progress") as error:
+        load_state(tmp_path, state)
+    assert "\n" not in str(error.value)
+    assert all(torch.equal(value, before[name]) for name, value in state.model.state_dict().items())
+
+
+@pytest.mark.parametrize("key", ["model", "optimizer", "scaler", "progress"])
+@pytest.mark.parametrize("value", [None, [], "text", {"a": 1}])
+def test_a_state_with_a_part_of_another_kind_is_refused(key: str, value: object, tmp_path: Path) -> None:
+    state = make()
+    save_state(tmp_path, state, TrainProgress())
+    content = torch.load(tmp_path / STATE)
+    content[key] = value
+    torch.save(content, tmp_path / STATE)
+    with pytest.raises(InputError, match=r"state\.pt: "):
+        load_state(tmp_path, make())

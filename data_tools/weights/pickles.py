@@ -7,60 +7,66 @@ tensors and plain containers are made of, and nothing else.
 import codecs
 import io
 import pickle
-import zipfile
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
 
 from data_tools.errors import InputError, one_line
+from data_tools.weights.torch_files import FalseClaimError, RefusedError, check_claims, is_torch_file
 
 
-def read_pickle(path: Path) -> Any:
+def read_pickle(path: Path, allowed: Sequence[type] = (), what: str = "weight file") -> Any:
     """What a pickle or a file of `torch.save` holds: plain data, NumPy arrays, tensors.
 
+    Args:
+        path: the file.
+        allowed: further classes that a file of `torch.save` may hold.
+        what: kind of file, for messages.
+
     Raises:
-        InputError: the file is damaged, or holds anything else; none of it has been run then.
+        InputError: the file is damaged, claims more than it holds, or holds anything else; none of it has been run
+            then.
     """
     try:
-        if _is_torch(path):
-            return torch.load(path, map_location="cpu", weights_only=True)
         with path.open("rb") as file:
-            return _ArraysOnly(file, encoding="latin1").load()  # Python 2 wrote some of these files
-    except _RefusedError as error:
+            return _read(file, path.stat().st_size, allowed)
+    except FalseClaimError as error:
+        raise InputError(f"{path}: damaged or hostile: it claims {error}") from None
+    except RefusedError as error:
         raise InputError(f"{path}: holds {error}, not only arrays and tensors; nothing of it was run") from None
     except Exception as error:  # readers raise many types of exception on damaged files
         raise InputError(
-            f"{path}: not a readable weight file, or it holds more than tensors: {one_line(error, 160)}"
+            f"{path}: not a readable {what}, or it holds more than tensors: {one_line(error, 160)}"
         ) from None
 
 
-def _is_torch(path: Path) -> bool:
-    """Whether `torch.save` wrote a file: a zip archive, or, formerly, pickles after a magic number."""
-    with path.open("rb") as file:
-        start = file.read(32)
-    old = b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19" in start
-    return (
-        old or start.startswith(b"PK\x03\x04") or zipfile.is_zipfile(path)
-    )  # a truncated archive still starts so
-
-
-class _RefusedError(Exception):
-    pass
+def _read(file: BinaryIO, size: int, allowed: Sequence[type] = ()) -> Any:
+    start = file.read(32)
+    if not is_torch_file(start):
+        file.seek(0)
+        return _ArraysOnly(file, encoding="latin1").load()  # Python 2 wrote some of these files
+    check_claims(file, size, allowed)
+    file.seek(0)
+    with torch.serialization.safe_globals(list(allowed)):
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _latin1(text: str, encoding: str) -> bytes:
     """The one use of `_codecs.encode` in pickles: bytes of protocol 2."""
     if encoding != "latin1":
-        raise _RefusedError(f"text in the encoding {encoding}")
+        raise RefusedError(f"text in the encoding {encoding}")
     return codecs.encode(text, "latin1")
 
 
 def _storage(content: bytes) -> Any:
     """A tensor's numbers in a plain pickle, which torch itself would read freely."""
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    if not is_torch_file(content[:32]):
+        raise RefusedError("a storage that PyTorch did not write")
+    return _read(io.BytesIO(content), len(content))
 
 
 class _Numbers:
@@ -73,7 +79,7 @@ class _Numbers:
     def __init__(self, code: str, *_: Any) -> None:
         self.dtype = np.dtype(code)
         if self.dtype.kind not in "fiub":
-            raise _RefusedError(f"an array of the NumPy type {self.dtype}")
+            raise RefusedError(f"an array of the NumPy type {self.dtype}")
 
     def __setstate__(self, state: tuple) -> None:
         self.dtype = self.dtype.newbyteorder(state[1])
@@ -122,13 +128,13 @@ _ADMITTED: dict[tuple[str, str], Any] = {
 }
 
 
-class _ArraysOnly(pickle.Unpickler):
+class _ArraysOnly(pickle._Unpickler):  # in Python: the C one trusts memo indices
     def find_class(self, module: str, name: str) -> Any:
         """See `pickle.Unpickler`."""
         if (module, name) not in _ADMITTED:
-            raise _RefusedError(f"{module}.{name}")
+            raise RefusedError(f"{module}.{name}")
         return _ADMITTED[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
         """See `pickle.Unpickler`."""
-        raise _RefusedError("references to something outside the file")
+        raise RefusedError("references to something outside the file")
