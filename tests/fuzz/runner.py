@@ -48,7 +48,9 @@ def plan(targets: Sequence[Target], inputs: int, seed: int) -> list[tuple[Target
     for target in targets:
         count = max(1, round(inputs * target.share / total))
         trials += [(target, number) for number in range(seed, seed + count)]
-    return trials
+    return sorted(
+        trials, key=lambda trial: trial[1]
+    )  # a run that is cut short has tried something of every target
 
 
 def make_templates(folder: Path, targets: Sequence[Target]) -> None:

@@ -3,8 +3,12 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 
+from tests.fuzz import seeds
+from tests.fuzz.mutators.families import STRUCTURED
 from tests.fuzz.targets import TARGETS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,6 +22,36 @@ def test_every_reader_reads_its_valid_input_and_survives_some_damaged_ones(tmp_p
     outcomes = json.loads((tmp_path / "results.json").read_text())["outcomes"]
     assert {o["target"] for o in outcomes if o["seed"] == -1} == {target.name for target in TARGETS}
     assert sum(o["verdict"] == "refused" for o in outcomes) > len(TARGETS) / 3
+
+
+def test_every_change_applies_to_a_valid_input(tmp_path):
+    """A change that always raises would be passed over without a word."""
+    unapplied = {change for family in STRUCTURED.values() for change in family}
+    for make in (
+        *(
+            seeds.one_store,
+            seeds.arrays,
+            seeds.butd_tsv,
+            seeds.archives,
+            seeds.karpathy,
+            seeds.table,
+            seeds.weights,
+        ),
+        *(seeds.pictures, seeds.chan_config, seeds.overrides),
+    ):
+        folder = tmp_path / make.__name__
+        folder.mkdir()
+        make(folder)
+        for path in sorted(folder.rglob("*.*")):
+            for change in STRUCTURED[path.suffix]:
+                content = path.read_bytes()
+                for number in range(30 if change in unapplied else 0):
+                    with suppress(Exception):
+                        change(path, Random(number))
+                        if path.read_bytes() != content:
+                            unapplied.discard(change)
+                    path.write_bytes(content)
+    assert not unapplied
 
 
 def test_a_traceback_a_signal_and_code_that_ran_are_failures(tmp_path):

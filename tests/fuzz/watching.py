@@ -171,7 +171,7 @@ def _child(folder: Path, template: Path, target: Target, seed: int) -> None:
         for name, number in (("stdout", 1), ("stderr", 2)):
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         _write_report({"changes": changes})
-        faulthandler.enable(file=sys.__stderr__)
+        faulthandler.enable(file=2)
         _limit()
         sys.addaudithook(
             lambda event, arguments: outward.append(f"{event} {arguments}"[:200]) if event in _OUTWARD else None

@@ -53,8 +53,7 @@ def png_chunk(path: Path, rng: Random) -> None:
 
 def exif(path: Path, rng: Random) -> None:
     """An EXIF block that is none, or one with an orientation that does not exist."""
-    with Image.open(path) as image:
-        image = image.convert("RGB")
+    image = _image(path)
     found = Image.Exif()
     found[0x0112] = rng.choice((0, 3, 6, 8, 9, 200, 65_535))
     block = rng.choice((found.tobytes(), b"Exif\0\0" + rng.randbytes(60), b"x", b"Exif\0\0MM\0*" + b"\xff" * 40))
@@ -65,8 +64,7 @@ def exif(path: Path, rng: Random) -> None:
 
 def mode(path: Path, rng: Random) -> None:
     """The picture in an unusual mode or format, then with a bit flipped in one of two cases."""
-    with Image.open(path) as image:
-        image = image.convert("RGB")
+    image = _image(path)
     name, form = rng.choice(
         (
             *(
@@ -133,10 +131,14 @@ def jpeg_segment(path: Path, rng: Random) -> None:
     path.write_bytes(content)
 
 
-def _as(path: Path, form: str) -> bytes:
+def _image(path: Path) -> Image.Image:
     with Image.open(path) as image:
-        buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, form)
+        return image.convert("RGB")
+
+
+def _as(path: Path, form: str) -> bytes:
+    buffer = io.BytesIO()
+    _image(path).save(buffer, form)
     return buffer.getvalue()
 
 

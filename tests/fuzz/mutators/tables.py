@@ -30,7 +30,7 @@ _FIELDS = (
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", newline="").split("\n")
+    return path.read_bytes().decode().split("\n")
 
 
 def _write(path: Path, lines: list[str]) -> None:
@@ -90,7 +90,7 @@ def line(path: Path, rng: Random) -> None:
 
 def delimiter(path: Path, rng: Random) -> None:
     """Another delimiter, another line end, quotes, or a byte-order mark."""
-    text = path.read_text(encoding="utf-8", newline="")
+    text = path.read_bytes().decode()
     old = _delimiter(text)
     new = rng.choice(("\t", ",", "|", ";", " ", "  ", "\t\t"))
     end = rng.choice(("\n", "\r\n", "\r", "\n\n", "\u2028"))
