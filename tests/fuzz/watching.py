@@ -173,9 +173,7 @@ def _child(folder: Path, template: Path, target: Target, seed: int) -> None:
         _write_report({"changes": changes})
         faulthandler.enable(file=2)
         _limit()
-        sys.addaudithook(
-            lambda event, arguments: outward.append(f"{event} {arguments}"[:200]) if event in _OUTWARD else None
-        )
+        sys.addaudithook(lambda event, given: _note(outward, event, given))
         verdict, detail = _read(target)
         resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
         _write_report({"changes": changes, "verdict": verdict, "detail": detail, "outward": outward})
@@ -185,6 +183,17 @@ def _child(folder: Path, template: Path, target: Target, seed: int) -> None:
         traceback.print_exc()
     finally:
         os._exit(0)
+
+
+def _note(outward: list[str], event: str, given: tuple[Any, ...]) -> None:
+    """Note what reaches outside the process, but for the program's own modules in a process of their own."""
+    own = (
+        event == "subprocess.Popen"
+        and given[0] == sys.executable
+        and "data_tools." in " ".join(map(str, given[1]))
+    )
+    if event in _OUTWARD and not own:
+        outward.append(f"{event} {given}"[:200])
 
 
 def _read(target: Target) -> tuple[str, str]:
