@@ -240,7 +240,6 @@ def _train_detector(data: Path, folder: Path) -> list[object]:
 
 def make_data(folder: Path) -> None:
     """Scenes, features of them, and stores to convert and join."""
-    from data_tools.configs import find_config
     from data_tools.scenes.dataset import write_scenes
     from data_tools.store.schema import Block, StoreSchema
     from data_tools.store.writing import write_store
@@ -262,8 +261,7 @@ def make_data(folder: Path) -> None:
     (folder / "big_ims.npy").rename(folder / "big.npy")
     (folder / "big_ids.txt").write_text("".join(f"{n}\n" for n in range(1000)))
     (folder / "short.yaml").write_text(
-        f"_BASE_: {find_config('extract', 'scenes')}\n"
-        "SOLVER:\n  MAX_ITER: 12\n  WARMUP_ITERS: 1\n  CHECKPOINT_PERIOD: 3\n  IMS_PER_BATCH: 2\n"
+        "_BASE_: scenes\nSOLVER:\n  MAX_ITER: 12\n  WARMUP_ITERS: 1\n  CHECKPOINT_PERIOD: 3\n  IMS_PER_BATCH: 2\n"
     )
 
 
