@@ -240,6 +240,7 @@ def _train_detector(data: Path, folder: Path) -> list[object]:
 
 def make_data(folder: Path) -> None:
     """Scenes, features of them, and stores to convert and join."""
+    from data_tools.configs import find_config
     from data_tools.scenes.dataset import write_scenes
     from data_tools.store.schema import Block, StoreSchema
     from data_tools.store.writing import write_store
@@ -260,8 +261,9 @@ def make_data(folder: Path) -> None:
     np.save(folder / "big_ims.npy", rng.normal(size=(1000, 36, 2048)).astype(np.float32))
     (folder / "big_ims.npy").rename(folder / "big.npy")
     (folder / "big_ids.txt").write_text("".join(f"{n}\n" for n in range(1000)))
+    shutil.copy(find_config("extract", "scenes"), folder / "scenes.yaml")
     (folder / "short.yaml").write_text(
-        "_BASE_: scenes\nSOLVER:\n  MAX_ITER: 12\n  WARMUP_ITERS: 1\n  CHECKPOINT_PERIOD: 3\n  IMS_PER_BATCH: 2\n"
+        "_BASE_: scenes.yaml\nSOLVER:\n  MAX_ITER: 12\n  WARMUP_ITERS: 1\n  CHECKPOINT_PERIOD: 3\n  IMS_PER_BATCH: 2\n"
     )
 
 
