@@ -263,7 +263,8 @@ def make_data(folder: Path) -> None:
     (folder / "big_ids.txt").write_text("".join(f"{n}\n" for n in range(1000)))
     shutil.copy(find_config("extract", "scenes"), folder / "scenes.yaml")
     (folder / "short.yaml").write_text(
-        "_BASE_: scenes.yaml\nSOLVER:\n  MAX_ITER: 12\n  WARMUP_ITERS: 1\n  CHECKPOINT_PERIOD: 3\n  IMS_PER_BATCH: 2\n"
+        "_BASE_: scenes.yaml\nSOLVER:\n"
+        "  MAX_ITER: 12\n  WARMUP_ITERS: 1\n  CHECKPOINT_PERIOD: 3\n  IMS_PER_BATCH: 2\n"
     )
 
 
