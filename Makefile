@@ -1,5 +1,7 @@
 # make demo   pixels to recall on a drawn data set, about eight minutes on two CPU cores
 # make test   tests, linter, formatter, type checker and the order of imports
+# make fuzz   3,000 damaged and hostile inputs for every reader, some ten minutes on two CPU cores; runs/fuzz
+# make trials commands killed at random moments and run again, results compared, some fifteen minutes; runs/trials
 # make docs   the documentation site, into site/; a broken link is an error
 # make bench  the measurements of docs/performance.md, some thirteen minutes on two CPU cores; make bench-gpu on a GPU
 # Each sets itself up: python3 (3.11 to 3.13), pip, make and git are all it needs.
@@ -10,7 +12,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 DOCS_STAMP = $(VENV)/.installed-docs
 
-.PHONY: setup demo test docs bench bench-gpu clean
+.PHONY: setup demo test fuzz trials docs bench bench-gpu clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -56,6 +58,12 @@ test: setup
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports --no-logo
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --inputs 3000
+
+trials: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.trials.kill
 
 docs: $(DOCS_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
