@@ -73,7 +73,7 @@ class FeatureStore:
             ids, self._offsets = columns["image_ids"][:], columns["offsets"][:].astype(np.int64)
             failures = columns["failures"][:] if "failures" in columns else []
             sizes = columns["image_sizes"][:] if "image_sizes" in columns else np.ones(1)
-        self.datasets = {name: (column.shape, column.dtype) for name, column in columns.items()}
+        self.datasets = {name: (column.shape, column.dtype) for name, column in sorted(columns.items())}
         self.sources = [source for _, source in named]
         self.image_ids = _texts(path, "image_ids", ids)
         self.failures = _failures(path, _texts(path, "failures", failures))

@@ -89,7 +89,7 @@ HOSTILE = {
     "no rows of 8 TB": ("features", replace_dataset("features", (3, 10**12), "f4")),
     "five billion ids": ("image_ids", many_ids),
     "chunks of nothing": ("features", alone("features", (10**9, 3), "f4", chunks=(10**6, 3))),
-    "many regions of no numbers": ("features", alone("features", (10**12, 0), "f4")),
+    "many regions of no numbers": ("offsets", alone("features", (10**12, 0), "f4")),
     "float64": ("features", replace_dataset("features", data=np.zeros((3, 3)))),
     "float128": ("features", replace_dataset("features", data=np.zeros((3, 3), np.longdouble))),
     "negative sizes": ("image_sizes", lambda file: file["image_sizes"].__setitem__(1, [-4, 5])),
