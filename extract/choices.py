@@ -57,7 +57,7 @@ class OnError(StrEnum):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run works. None of it changes the bytes of the store.
+    """How a run works. Of it, only `max_pixels` decides what is in the store.
 
     Attributes:
         batch_size: images that go through the network together.
@@ -66,6 +66,7 @@ class RunOptions:
         on_error: what happens when an image cannot be read.
         shard: (i, n) with 1 <= i <= n: write every n-th part only, and do not join.
         overwrite: discard an existing store and its parts, after everything else was checked.
+        max_pixels: width times height of the largest image that is decoded; a larger one cannot be read.
 
     Raises:
         UsageError: `overwrite` together with `shard`.
@@ -77,6 +78,7 @@ class RunOptions:
     on_error: OnError = OnError.SKIP
     shard: tuple[int, int] | None = None
     overwrite: bool = False
+    max_pixels: int = 64_000_000
 
     def __post_init__(self) -> None:
         if self.overwrite and self.shard:

@@ -46,6 +46,7 @@ def extract_features_command(
     id_mapping: given.IdMapping = None,
     ids: given.Ids = None,
     boxes: given.GivenBoxes = None,
+    max_pixels: given.MaxPixels = RunOptions.max_pixels,
     selection: given.Selection = Rule.CAFFE,
     num_boxes: given.NumBoxes = None,
     min_boxes: given.MinBoxes = None,
@@ -81,7 +82,7 @@ def extract_features_command(
     share = parse_shard(shard)
     if ray_address and engine is Engine.LOCAL:
         raise UsageError("--ray-address goes with --engine ray")
-    options = RunOptions(batch_size, workers, part_size, on_error, share, overwrite)
+    options = RunOptions(batch_size, workers, part_size, on_error, share, overwrite, max_pixels)
     require_detectron2()
     from data_tools.devices import resolve_device
     from extract.detector.precision import check_precision
@@ -106,6 +107,8 @@ def extract_features_command(
         dtype=None if boxes_only else dtype,
         options=options,
     )
+    if plan.sources.ignored:
+        print(f"note: {plan.sources.ignored_line()}", file=sys.stderr)
     summary = extract(plan, store, place, ray_address if engine is Engine.RAY else None)
     summary.seconds["start"] = time.perf_counter() - started - summary.seconds["total"]
     if as_json:

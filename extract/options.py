@@ -37,6 +37,15 @@ Ids = Annotated[
     Path | None,
     option(INPUT, "Extract only the images with the ids in this file, one id per line.", metavar="FILE"),
 ]
+MaxPixels = Annotated[
+    int,
+    option(
+        INPUT,
+        "Width times height of the largest image that is read; 64 million take about 1.2 GB per worker.",
+        metavar="N",
+        min=1,
+    ),
+]
 GivenBoxes = Annotated[
     Path | None,
     option(

@@ -40,8 +40,9 @@ class SplitSummary:
     Attributes:
         images, captions: as written.
         cut: images with more captions than were asked for, of which the first were kept.
-        short: images with fewer captions, all kept.
+        short: images with fewer captions than were asked for, all kept.
         without: images without captions, left out.
+        asked: how many captions per image were asked for.
     """
 
     images: int
@@ -49,11 +50,12 @@ class SplitSummary:
     cut: int
     short: int
     without: int
+    asked: int
 
     def __str__(self) -> str:
         unusual = [
             f"{_images(self.cut)} with more captions (the first ones are kept)" if self.cut else "",
-            f"{_images(self.short)} with fewer" if self.short else "",
+            f"{_images(self.short)} with fewer than {self.asked}" if self.short else "",
             f"{_images(self.without)} without any (left out)" if self.without else "",
         ]
         captions = f"{self.captions} caption{'s' if self.captions != 1 else ''}"
@@ -179,7 +181,7 @@ def _write_split(precomp: Path, name: str, members: list[CaptionedImage], max_ca
         caption_ids.unlink(missing_ok=True)  # those of an earlier source do not belong to these captions
     without = len(members) - len(kept)
     cut = numbers["cut"] if max_captions else 0
-    return SplitSummary(len(kept), len(captions), cut, numbers["short"] - without, without)
+    return SplitSummary(len(kept), len(captions), cut, numbers["short"] - without, without, expected)
 
 
 def _first(image: CaptionedImage, max_captions: int) -> CaptionedImage:

@@ -9,7 +9,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from data_tools.files import read_json
 
 _URL = re.compile(r"(?:.*/)?(VG_100K(?:_2)?/\d+\.jpg)")
 _ORIENTATION = 0x0112  # the EXIF tag; for values from 5 on, stored rows are columns of the upright image
+MAX_EDGE = 2**31  # pixels: no number beyond any image
 
 
 @dataclass
@@ -281,7 +281,7 @@ def _objects(
 
 def _clipped_box(item: dict[str, Any], image: _ImageEntry, where: str) -> Box:
     values = [item.get(key) for key in ("x", "y", "w", "h")]
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) and isfinite(v) for v in values):
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < MAX_EDGE for v in values):
         raise ValueError(f"{where}: x, y, w, h: expected four numbers, not {values}")
     x, y, w, h = map(float, values)  # type: ignore[arg-type]  # checked above
     width, height = float(image.width), float(image.height)

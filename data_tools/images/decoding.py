@@ -5,16 +5,20 @@ truncated file, which OpenCV's reader fills with grey.
 """
 
 import glob
+import os
+import unicodedata
 import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from data_tools.errors import InputError, one_line
 from data_tools.layout import load_id_mapping
 
-Image.MAX_IMAGE_PIXELS = 250_000_000  # Pillow refuses images of more than twice as many: decompression bombs
+MAX_PIXELS = 64_000_000  # of an image: 64 megapixels take about 1.2 GB to decode and resize
+Image.MAX_IMAGE_PIXELS = 250_000_000  # where a library opens images for us
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 64 << 20  # whole pixels may follow large texts
 WHITE = (255, 255, 255, 255)
 
 
@@ -22,27 +26,36 @@ class UnreadableImageError(Exception):
     """A file cannot be decoded as an image; the message gives the reason in a few words."""
 
 
-def decode_image(path: Path) -> np.ndarray:
+def decode_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode an image file of any kind.
 
     The EXIF orientation is applied, transparent pixels are blended with white, 16-bit values keep their upper
-    byte, and grey, palette and CMYK images are converted to RGB.
+    byte, floats of 0 to 1 or 0 to 255 become bytes, and grey, palette and CMYK images are converted to RGB. A file
+    whose name has its accents in another Unicode form than `path` is found all the same.
+
+    Args:
+        path: the file.
+        max_pixels: width times height of the largest image that is decoded.
 
     Returns:
         (height, width, 3) uint8, RGB, upright.
 
     Raises:
-        UnreadableImageError: the file is missing, empty, damaged, truncated or not an image.
+        UnreadableImageError: the file is missing, empty, damaged, truncated, too large or not an image.
     """
     try:
+        path = _existing(path)
         if path.stat().st_size == 0:
             raise UnreadableImageError("the file is empty")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damage that matters raises an error below
             with Image.open(path) as image:
+                if image.width * image.height > max_pixels:
+                    raise UnreadableImageError(
+                        f"{image.width} x {image.height} pixels, more than the limit of {max_pixels}"
+                    )
                 image.load()
-                upright = ImageOps.exif_transpose(image)
-                return np.asarray(_to_rgb(upright))
+                return np.asarray(_to_rgb(_upright(image)))
     except FileNotFoundError:
         raise UnreadableImageError("no such file") from None
     except UnidentifiedImageError:
@@ -62,9 +75,9 @@ def to_bgr(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image[:, :, ::-1])
 
 
-def decode_bgr(path: Path) -> np.ndarray:
+def decode_bgr(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """As `decode_image`, but (height, width, 3) uint8 in BGR."""
-    return to_bgr(decode_image(path))
+    return to_bgr(decode_image(path, max_pixels))
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -101,7 +114,34 @@ def find_image_file(image_id: str, images: Path) -> Path:
     return found[0]
 
 
+def _existing(path: Path) -> Path:
+    """The file of this name, or the one whose name differs from it only in the form of its Unicode characters.
+
+    A Mac writes "é" as two characters where other systems write one.
+    """
+    if path.exists():
+        return path
+    found = Path(path.anchor)
+    for part in path.parts[1:] if path.anchor else path.parts:
+        if not (found / part).exists():
+            wanted = unicodedata.normalize("NFC", part)
+            names = os.listdir(found) if found.is_dir() and not part.isascii() else []
+            part = next((name for name in names if unicodedata.normalize("NFC", name) == wanted), part)
+        found /= part
+    return found
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF block says; as it is where that block is damaged."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # of the readers of EXIF and TIFF, on blocks that are neither
+        return image
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        return _of_floats(np.asarray(image))
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "I":  # 32-bit integers with 16-bit values: Pillow's form of some 16-bit PNGs
@@ -110,3 +150,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         coloured = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", coloured.size, WHITE), coloured).convert("RGB")
     return image.convert("RGB")
+
+
+def _of_floats(values: np.ndarray) -> Image.Image:
+    low, high = (float(values.min()), float(values.max())) if np.isfinite(values).all() else (-np.inf, np.inf)
+    if low < 0 or high > 255:
+        raise UnreadableImageError(f"pixels are floats from {low:g} to {high:g}; expected 0 to 1 or 0 to 255")
+    scaled = values * 255 if high <= 1 else values
+    return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")

@@ -8,6 +8,7 @@ from pathlib import Path
 from data_tools.errors import InputError, UsageError
 from data_tools.files import replacing
 from data_tools.store.parts import (
+    IMAGE_LIST,
     Parts,
     StoreContents,
     blocks_of,
@@ -21,7 +22,6 @@ from data_tools.store.reading import FeatureStore
 from data_tools.store.report import write_report
 from data_tools.store.writing import write_store, write_virtual_store
 
-IMAGE_LIST = "image_list_sha256"  # the only provenance in which stores of different images may differ
 _ADVICE = "only stores that were made in the same way can be joined"
 
 
@@ -97,7 +97,7 @@ def join_parts(file: Path) -> Joined:
 def _read_all(paths: Sequence[Path], virtual: bool) -> tuple[dict[str, str], list[StoreContents]]:
     """The common provenance of all stores, and the contents of each; every store is opened once.
 
-    The list of images is part of the provenance only if it is the same for all.
+    The list of images, in which stores of different images differ, is part of it only if it is the same for all.
     """
     check_first(paths)
     provenances, contents = [], []

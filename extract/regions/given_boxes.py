@@ -47,9 +47,13 @@ def _of_store(path: Path) -> dict[str, np.ndarray]:
 
 def _checked(path: Path, image_id: str, rows: Any) -> np.ndarray:
     try:
-        boxes = np.array(rows, dtype=np.float32).reshape(len(rows), 4)
+        numbers = np.array(rows)
+        if numbers.size and (numbers.dtype.kind not in "iuf" or numbers.ndim != 2):  # text, booleans, 400 digits
+            raise ValueError
+        with np.errstate(over="ignore"):  # infinity is refused below
+            boxes = numbers.astype(np.float32).reshape(len(rows), 4)
     except (TypeError, ValueError):
-        raise InputError(f"{path}: image {image_id}: expected a list of [x1, y1, x2, y2]") from None
+        raise InputError(f"{path}: image {image_id}: expected a list of [x1, y1, x2, y2] in pixels") from None
     wrong = ~np.isfinite(boxes).all(axis=1) | (boxes[:, :2] > boxes[:, 2:]).any(axis=1)
     if wrong.any():
         row = int(wrong.argmax())

@@ -20,6 +20,7 @@ from extract.run.loading import Decoded, load
 from extract.run.overlap import AsyncStage, TimedEvent
 from extract.run.sources import Sources
 
+FAR = 10  # a given box may reach so many times the image's longer side beyond it
 WAITING = 4  # a batch that is not full is computed once images of this many batches wait for others of their shape
 
 
@@ -63,7 +64,9 @@ class BatchRunner:
             InputError: an image cannot be read and `options.on_error` is FAIL, or a process of the loader died.
         """
         order = [position for span in spans for position in span]
-        decoded = load(self.folder, self.images, order, self.detector.resizing, self.options.workers)
+        decoded = load(
+            self.folder, self.images, order, self.detector.resizing, self.options.workers, self.options.max_pixels
+        )
         with AsyncStage(self.detector.device) as stage:
             for span in spans:
                 yield self._block(span, decoded, stage, advance)
@@ -89,6 +92,9 @@ class BatchRunner:
         if before is not None:
             regions.update(self._finish(*before, stage))
             advance(len(before[0]))
+        for position in [position for position, columns in regions.items() if not _is_finite(columns)]:
+            del regions[position], sizes[position]
+            failures.append(self._failure(position, f"its features are no finite numbers in {self.dtype}"))
         too_large = [position for position in sizes if position not in regions]
         failures += [self._failure(position, "too large for the memory of the device") for position in too_large]
         return self._as_block(regions, sizes, tuple(failures))
@@ -144,6 +150,9 @@ class BatchRunner:
             return "no boxes are given for this image"
         height, width = item.geometry.original
         outside = (boxes[:, 2:] < 0).any(axis=1) | (boxes[:, 0] > width) | (boxes[:, 1] > height)
+        margin = FAR * max(height, width)  # RoIAlign takes memory in proportion to a box, wherever it lies
+        outside |= (boxes[:, :2] < -margin).any(axis=1)
+        outside |= (boxes[:, 2] > width + margin) | (boxes[:, 3] > height + margin)
         return f"given box {int(outside.argmax())} is outside the image" if outside.any() else ""
 
     def _failure(self, position: int, reason: str) -> dict[str, str]:
@@ -254,6 +263,11 @@ def _out_of_memory(error: RuntimeError) -> bool:
     """Whether an error of PyTorch, of the CPU's allocator or of a CUDA library means that memory is full."""
     signs = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
+
+
+def _is_finite(columns: dict[str, np.ndarray]) -> bool:
+    """Whether all numbers of an image's columns are finite: half precision ends at 65504."""
+    return all(bool(np.isfinite(values).all()) for values in columns.values())
 
 
 def select_regions(

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from data_tools.console import Progress
-from data_tools.errors import UsageError
-from data_tools.store.parts import Parts, StoreContents, check_same_provenance
+from data_tools.errors import InputError, UsageError
+from data_tools.store.parts import IMAGE_LIST, Parts, StoreContents, check_same_provenance
 from data_tools.store.reading import FeatureStore
 from data_tools.store.report import report_path, write_report
 from extract.build import build_network
@@ -49,14 +49,31 @@ def extract(plan: ExtractionPlan, store: Path, device: torch.device, ray_address
     """
     check_precision(plan.precision, device)
     # a device of another type sums in another order: its parts would differ from the others
-    conditions = {"device": device.type}
+    conditions = {"device": device.type, "max_pixels": str(plan.options.max_pixels)}
     parts = Parts(store, plan.provenance(), len(plan.sources.images), plan.options.part_size, conditions)
+    if store.is_file() and not plan.options.overwrite:
+        _check_same_list(store, plan, parts.provenance)
     writer = _part_writer(plan, device, ray_address)
     if plan.options.overwrite:
         parts.discard()
         store.unlink(missing_ok=True)
         report_path(store).unlink(missing_ok=True)
     return write_parts_and_join(parts, writer, plan.selection.min_boxes, plan.options.shard)
+
+
+def _check_same_list(store: Path, plan: ExtractionPlan, provenance: dict[str, str]) -> None:
+    """Raise `InputError` where a complete store was made from another list of images; it says what changed."""
+    with FeatureStore(store) as opened:
+        found = opened.provenance
+        held = {*opened.image_ids, *(failure["id"] for failure in opened.failures)}
+    changed = {name for name in {*found, *provenance} if found.get(name) != provenance.get(name)}
+    if changed != {IMAGE_LIST}:
+        return  # another difference is reported where the store is read
+    wanted = {image.image_id for image in plan.sources.images}
+    raise InputError(
+        f"{store}: the list of images changed: {len(wanted - held)} new, {len(held - wanted)} gone; fix: extract "
+        "the new ones with --ids to another --out and join both (data-tools join), or begin anew with --overwrite"
+    )
 
 
 def _part_writer(plan: ExtractionPlan, device: torch.device, ray_address: str | None) -> PartWriter:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data_tools.images.decoding import UnreadableImageError, decode_bgr
+from data_tools.images.decoding import MAX_PIXELS, UnreadableImageError, decode_bgr
 from extract.detector.resizing import Geometry, Resizing
 from extract.run.sources import SourceImage
 
@@ -80,9 +80,10 @@ class _Images(Dataset):
         order: Sequence[int],
         resizing: Resizing,
         ring: _Ring | None,
+        max_pixels: int,
     ) -> None:
         self.folder, self.images, self.order, self.resizing = folder, images, order, resizing
-        self.ring = ring
+        self.ring, self.max_pixels = ring, max_pixels
 
     def __len__(self) -> int:
         return len(self.order)
@@ -103,7 +104,7 @@ class _Images(Dataset):
         try:
             if source.problem:
                 raise UnreadableImageError(source.problem)
-            pixels, geometry = self.resizing(decode_bgr(self.folder / source.file))
+            pixels, geometry = self.resizing(decode_bgr(self.folder / source.file, self.max_pixels))
         except UnreadableImageError as error:
             return Decoded(position, time.perf_counter() - start, problem=str(error))
         except (MemoryError, cv2.error):
@@ -116,7 +117,12 @@ def _itself(item: Any) -> Any:
 
 
 def load(
-    folder: Path, images: Sequence[SourceImage], order: Sequence[int], resizing: Resizing, workers: int
+    folder: Path,
+    images: Sequence[SourceImage],
+    order: Sequence[int],
+    resizing: Resizing,
+    workers: int,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Decoded]:
     """The images at some positions of a list, in that order.
 
@@ -126,6 +132,7 @@ def load(
         order: positions in the list.
         resizing: how each image is resized.
         workers: number of worker processes; 0 decodes in this process.
+        max_pixels: a larger image is not decoded.
 
     Raises:
         RuntimeError: of PyTorch, when a worker was killed.
@@ -135,7 +142,7 @@ def load(
     largest = resizing.min_side * resizing.max_side * 3 * np.dtype(np.float32).itemsize
     # an index is given to a worker before the array AHEAD * workers indices earlier is copied out below
     ring = _Ring(AHEAD * workers + 1, largest) if shares else None
-    dataset = _Images(folder, images, order, resizing, ring)
+    dataset = _Images(folder, images, order, resizing, ring, max_pixels)
     loader = DataLoader(
         dataset,
         batch_size=None,

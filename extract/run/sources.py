@@ -1,12 +1,14 @@
 """Which images a run reads: those of an `id_mapping.json`, of a list, or all in a folder."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_tools.errors import InputError
 from data_tools.files import read_text
-from data_tools.layout import load_id_mapping
+from data_tools.layout import IMAGE_FOLDERS, load_id_mapping
 
 ENDINGS = {
     ".jpg",
@@ -23,6 +25,8 @@ ENDINGS = {
     ".pgm",
     ".avif",
 }
+
+JUNK_FOLDERS = ("__MACOSX", "@eaDir")  # of archives and of network disks, with copies of the images' names
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,24 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class Sources:
-    """The images of a run in the order of the store, and the folder to which their files are relative."""
+    """The images of a run in the order of the store, and the folder to which their files are relative.
+
+    Attributes:
+        folder: that the files are relative to.
+        images: the list.
+        ignored: how many files of the folder are no images, by ending.
+    """
 
     folder: Path
     images: list[SourceImage]
+    ignored: Counter[str] = field(default_factory=Counter)
+
+    def ignored_line(self) -> str:
+        """The ignored files in words, the most frequent endings first."""
+        kinds = [f"{count} {ending or '(no ending)'}" for ending, count in self.ignored.most_common(5)]
+        others = len(self.ignored) - len(kinds)
+        more = f" and {others} other endings" if others > 0 else ""
+        return f"{self.ignored.total()} files in {self.folder} are not read as images: {', '.join(kinds)}{more}"
 
 
 def find_sources(images: Path, id_mapping: Path | None = None, split: Path | None = None) -> Sources:
@@ -62,28 +80,73 @@ def find_sources(images: Path, id_mapping: Path | None = None, split: Path | Non
         split: a text file of ids, one per line, to which the run is limited; repeated lines count once.
 
     Raises:
-        InputError: there is no such folder or list, or no image in it, or a file is malformed.
+        InputError: there is no such folder or list, or no image in it, or a file is malformed, or the list names
+            no file that exists.
     """
     if images.is_file():
         if id_mapping is not None:
             raise InputError(f"{images}: --id-mapping is for a folder of images; this is a list")
         sources = Sources(images.resolve().parent, _of_list(images))
+        _check_some_exist(sources, f"{images}: expected one image file per line")
     elif images.is_dir():
-        sources = Sources(images, _of_folder(images, id_mapping))
+        sources = _of_folder(images, id_mapping)
     else:
         raise InputError(f"{images}: no such folder or list of images")
-    return sources if split is None else Sources(sources.folder, _limited(sources.images, split))
+    if split is None:
+        return sources
+    return Sources(sources.folder, _limited(sources.images, split), sources.ignored)
 
 
-def _of_folder(folder: Path, id_mapping: Path | None) -> list[SourceImage]:
+def _of_folder(folder: Path, id_mapping: Path | None) -> Sources:
     mapping = id_mapping or folder.resolve().parent / "id_mapping.json"
     if id_mapping or mapping.is_file():
-        return [SourceImage(image_id, file) for image_id, file in load_id_mapping(mapping).items()]
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
-    files = sorted(path.relative_to(folder) for path in found)
+        named = [SourceImage(image_id, file) for image_id, file in load_id_mapping(mapping).items()]
+        sources = Sources(folder, named)
+        _check_some_exist(sources, f"{folder}: is not the folder of the images in {mapping}")
+        return sources
+    ignored: Counter[str] = Counter()
+    files = []
+    for path in _walk(folder):
+        if path.suffix.lower() in ENDINGS:
+            files.append(path.relative_to(folder))
+        else:
+            ignored[path.suffix.lower()] += 1
+    sources = Sources(folder, _first_of_each_id((file.stem, file) for file in sorted(files)), ignored)
     if not files:
-        raise InputError(f"{folder}: found no image file in this folder")
-    return _first_of_each_id((file.stem, file) for file in files)
+        why = f"; {sources.ignored_line()}" if ignored else ""
+        raise InputError(f"{folder}: found no image file in this folder{why}")
+    inner = {file.parts[0] for file in files}
+    if len(inner) == 1 and inner <= set(IMAGE_FOLDERS):  # the store would lie beside the dataset, not in it
+        raise InputError(
+            f"{folder}: is a dataset's folder; fix: give its folder of images, {folder / inner.pop()}"
+        )
+    return sources
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """The files below a folder, through links too, but not in hidden folders nor in those of other programs."""
+    above: dict[str, frozenset[str]] = {str(folder): frozenset([os.path.realpath(folder)])}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        passed = above.pop(place)
+        kept = []
+        for name in folders:
+            inner, real = os.path.join(place, name), os.path.realpath(os.path.join(place, name))
+            circle = real in passed  # of links
+            if not (circle or name.startswith(".") or name in JUNK_FOLDERS):
+                above[inner] = passed | {real}
+                kept.append(name)
+        folders[:] = kept
+        for name in names:
+            path = Path(place, name)
+            if not name.startswith(".") and path.is_file():
+                yield path
+
+
+def _check_some_exist(sources: Sources, problem: str) -> None:
+    """Raise `InputError` where no file of a list exists: it is a list of something else."""
+    files = [image.file for image in sources.images]
+    if not any((sources.folder / file).exists() or not file.isascii() for file in files):
+        raise InputError(f"{problem}; none of {len(files)} files exists, {files[0]!r} for instance")
 
 
 def _of_list(path: Path) -> list[SourceImage]:
@@ -121,5 +184,9 @@ def _limited(images: list[SourceImage], split: Path) -> list[SourceImage]:
     if not wanted:
         raise InputError(f"{split}: expected one id per line, found none")
     known = {image.image_id: image for image in reversed(images)}  # the first of one id wins
+    if not known.keys() & wanted.keys():
+        raise InputError(
+            f"{split}: none of its {len(wanted)} lines is the id of an image; expected one id per line"
+        )
     unknown = f"no image has this id, which {split.name} lists"
     return [known.get(image_id) or SourceImage(image_id, "", unknown) for image_id in wanted]

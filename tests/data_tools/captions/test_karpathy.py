@@ -49,7 +49,7 @@ def test_coco_joins_restval_to_train_and_tests_on_the_first_thousand(tmp_path):
 
 def test_more_captions_are_cut_fewer_kept_none_left_out_and_all_counted(tmp_path):
     images = [entry(0, "train", 7), entry(1, "train", 2), entry(2, "train", 0), entry(3, "train")]
-    assert write(tmp_path, images)["train"] == SplitSummary(images=3, captions=12, cut=1, short=1, without=1)
+    assert write(tmp_path, images)["train"] == SplitSummary(3, 12, cut=1, short=1, without=1, asked=5)
     split = load_split(tmp_path / "precomp", "train")
     assert split.caption_images.tolist() == [0] * 5 + [1] * 2 + [2] * 5
     assert split.captions[4:6] == ["Caption 4 of image 0.", "Caption 0 of image 1."]
@@ -57,7 +57,9 @@ def test_more_captions_are_cut_fewer_kept_none_left_out_and_all_counted(tmp_path
         *("0", "1", "2", "3", "4", "10", "11", "30", "31", "32", "33", "34")
     ]
     assert "2" in load_id_mapping(tmp_path / "id_mapping.json")
-    assert write(tmp_path, images, max_captions=0)["train"] == SplitSummary(3, 14, cut=0, short=1, without=1)
+    assert write(tmp_path, images, max_captions=0)["train"] == SplitSummary(
+        3, 14, cut=0, short=1, without=1, asked=5
+    )
 
 
 def test_files_that_are_absent_are_named(tmp_path):

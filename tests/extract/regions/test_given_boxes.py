@@ -56,3 +56,30 @@ def test_malformed_boxes_name_the_image(tmp_path, document, message):
 def test_a_missing_file_is_one_line(tmp_path):
     with pytest.raises(InputError, match="no such file of boxes"):
         load_boxes(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "[[0, 0, 1" + "0" * 400 + ", 5]]",
+        "[[0, 0, 1e400, 5]]",
+        "[[0, 0, NaN, 5]]",
+        '[["0", "0", "5", "5"]]',
+        "[[true, false, true, true]]",
+        "[[0, 0, 5]]",
+        "[[0, 0, 5, 5], [1, 2, 3]]",
+        "[0, 0, 5, 5]",
+        "[[[0, 0, 5, 5]]]",
+        "[[5, 0, 0, 5]]",
+        "{}",
+        "3",
+        "null",
+        '"text"',
+        "[[0, 0, 1e39, 5]]",
+    ],
+)
+def test_boxes_that_are_none_are_one_line(tmp_path, rows):
+    (tmp_path / "boxes.json").write_text(f'{{"7": {rows}}}')
+    with pytest.raises(InputError, match=r"boxes\.json: .*image 7") as raised:
+        load_boxes(tmp_path / "boxes.json")
+    assert "\n" not in str(raised.value)

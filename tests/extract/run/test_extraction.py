@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import shutil
 from dataclasses import fields
@@ -18,8 +19,9 @@ from extract.build import build_detector
 from extract.choices import Dtype, OnError, Precision, RunOptions
 from extract.detector.proposals import Proposals
 from extract.regions.selection import CaffeSelection, GivenBoxes, SweepSelection
-from extract.run.batches import BatchRunner, select_regions
-from extract.run.extraction import write_parts_and_join
+from extract.run import batches
+from extract.run.batches import BatchRunner, select_batch, select_regions
+from extract.run.extraction import extract, write_parts_and_join
 from extract.run.plan import ExtractionPlan
 from extract.run.sources import Sources, find_sources
 from extract.run.worker import LocalPartWriter
@@ -286,7 +288,7 @@ def test_an_image_that_does_not_fit_is_reported(
 
 
 def test_a_decoder_that_dies_is_one_line(detector, scenes_config, bad_images, tmp_path, monkeypatch):
-    def die(path):
+    def die(path, max_pixels):
         os._exit(9)
 
     monkeypatch.setattr("extract.run.loading.decode_bgr", die)
@@ -295,7 +297,7 @@ def test_a_decoder_that_dies_is_one_line(detector, scenes_config, bad_images, tm
 
 
 def test_a_picture_that_memory_cannot_hold_is_reported(detector, scenes_config, bad_images, tmp_path, monkeypatch):
-    def no_memory(path):
+    def no_memory(path, max_pixels):
         raise MemoryError
 
     monkeypatch.setattr("extract.run.loading.decode_bgr", no_memory)
@@ -306,7 +308,7 @@ def test_a_picture_that_memory_cannot_hold_is_reported(detector, scenes_config, 
 def test_pictures_of_another_folder_are_not_mixed_in(detector, scenes_config, bad_images, tmp_path):
     run(detector, scenes_config, bad_images, tmp_path / "features.h5")
     other = shutil.copytree(bad_images.parent, tmp_path / "other")
-    with pytest.raises(InputError, match="image_list_sha256 was"):
+    with pytest.raises(InputError, match="the list of images changed"):
         run(detector, scenes_config, other / "images", tmp_path / "features.h5")
 
 
@@ -465,3 +467,69 @@ def test_a_gpu_selects_what_the_cpu_selects():
     for rule in (CaffeSelection(10, 36), SweepSelection(10, 36)):
         for here, there in zip(rule.of_batch(batch), rule.of_batch(on_gpu), strict=True):
             assert here.rows.tolist() == there.rows.tolist()
+
+
+FAR = {
+    "one of 1e9": [[0, 0, 1e9, 1e9]],
+    "one of a million": [[0, 0, 50, 30], [-1e6, -1e6, 1e6, 1e6]],
+    "one of 1e30": [[0, 0, 1e30, 10]],
+    "one far to the left": [[-1e9, 0, 10, 10]],
+}
+
+
+@pytest.mark.parametrize("boxes", FAR.values(), ids=FAR)
+def test_a_box_far_beyond_the_picture_is_reported_and_reaches_no_kernel(
+    detector, scenes_config, bad_images, tmp_path, boxes
+):
+    given = {"100": np.array([[1, 1, 9, 9]], np.float32), "102": np.array(boxes, np.float32)}
+    summary = run(detector, scenes_config, bad_images, tmp_path / "f.h5", boxes=given)
+    reasons = {failure["id"]: failure["reason"] for failure in summary.failures}
+    assert reasons["102"] == f"given box {len(boxes) - 1} is outside the image"
+    assert summary.stored == 1
+
+
+@pytest.mark.parametrize("dtype", [Dtype.FLOAT16, Dtype.FLOAT32])
+def test_features_that_are_no_finite_numbers_are_not_stored(
+    detector, scenes_config, bad_images, tmp_path, monkeypatch, dtype
+):
+    """Half precision ends at 65504: what `convert` refuses is no part of a store either."""
+
+    def columns(batch, selection, dtype):
+        found = select_batch(batch, selection, Dtype.FLOAT32)
+        for own in found:
+            own["features"] = (own["features"] * 0 + large[len(seen)]).astype(dtype)
+            seen.append(1)
+        return found
+
+    seen: list[int] = []
+    large = [1.0, 1e5 if dtype is Dtype.FLOAT16 else math.inf, math.nan, 2.0]
+    monkeypatch.setattr(batches, "select_batch", columns)
+    with np.errstate(over="ignore"):
+        summary = run(detector, scenes_config, bad_images, tmp_path / "f.h5", dtype=dtype, batch_size=1)
+    assert summary.stored == 2
+    assert sum("no finite numbers" in failure["reason"] for failure in summary.failures) == 2
+    assert np.isfinite(FeatureStore(tmp_path / "f.h5").read(0)).all()
+
+
+def test_a_picture_beyond_the_limit_is_one_failure(detector, scenes_config, bad_images, tmp_path):
+    Image.new("RGB", (400, 300)).save(bad_images / "b.png")
+    summary = run(detector, scenes_config, bad_images, tmp_path / "f.h5", max_pixels=100_000)
+    reasons = {failure["id"]: failure["reason"] for failure in summary.failures}
+    assert reasons["102"] == "400 x 300 pixels, more than the limit of 100000"
+    assert summary.stored == 3
+
+
+def test_one_new_picture_is_counted_and_not_called_two_hashes(detector, scenes_config, bad_images, tmp_path):
+    def plan():
+        settings = RunOptions(workers=0)
+        return ExtractionPlan(
+            scenes_config, None, CaffeSelection(5, 5), find_sources(bad_images), options=settings
+        )
+
+    extract(plan(), tmp_path / "f.h5", torch.device("cpu"))
+    mapping = bad_images.parent / "id_mapping.json"
+    named = json.loads(mapping.read_text())
+    del named["101"]
+    mapping.write_text(json.dumps({**named, "new": "a.png", "newer": "b.png"}))
+    with pytest.raises(InputError, match=r"the list of images changed: 2 new, 1 gone; fix: .*--ids"):
+        extract(plan(), tmp_path / "f.h5", torch.device("cpu"))

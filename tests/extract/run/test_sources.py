@@ -111,3 +111,59 @@ def test_an_empty_split_and_a_repeated_id_are_errors(tmp_path):
     (tmp_path / "id_mapping.json").write_text('{"7": "a.jpg", "8": "a.jpg", "7": "a.jpg"}')
     with pytest.raises(InputError, match="the key '7' is repeated"):
         find_sources(tmp_path / "images")
+
+
+def test_linked_folders_are_searched_and_circles_end(tmp_path):
+    touch(tmp_path / "elsewhere", "b.jpg")
+    touch(tmp_path / "images", "a.jpg")
+    (tmp_path / "images" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "images")
+    (tmp_path / "images" / "self").symlink_to(tmp_path / "images")
+    found = find_sources(tmp_path / "images").images
+    assert [image.file for image in found] == ["a.jpg", "linked/b.jpg"]
+
+
+def test_copies_of_other_programs_are_no_images_and_what_is_left_out_is_counted(tmp_path):
+    folder = tmp_path / "images"
+    touch(folder, "a.jpg", "b.heic", "c.heic", "d.jp2", "e.jpg.1", "Thumbs.db", "._a.jpg", ".hidden.png")
+    for junk in (".ipynb_checkpoints", "__MACOSX", "@eaDir", ".thumbnails"):
+        touch(folder / junk, "a-checkpoint.jpg", "._b.jpg")
+    sources = find_sources(folder)
+    assert [image.file for image in sources.images] == ["a.jpg"]
+    assert sources.ignored == {".heic": 2, ".jp2": 1, ".1": 1, ".db": 1}
+    assert "5 files" in sources.ignored_line()
+    assert "2 .heic" in sources.ignored_line()
+
+
+def test_a_folder_without_images_says_what_is_in_it(tmp_path):
+    touch(tmp_path / "images", "b.heic", "c.heic")
+    with pytest.raises(InputError, match=r"no image file.*2 \.heic"):
+        find_sources(tmp_path / "images")
+
+
+@pytest.mark.parametrize("text", ["filename,caption\na.jpg,A dog .\n", "A dog on a beach .\nTwo cats .\n"])
+def test_a_list_of_something_else_is_refused(tmp_path, text):
+    touch(tmp_path, "a.jpg")
+    (tmp_path / "captions.csv").write_text(text)
+    with pytest.raises(
+        InputError, match=r"captions\.csv: expected one image file per line; none of 2 files exists"
+    ):
+        find_sources(tmp_path / "captions.csv")
+    touch(tmp_path / "images", "a.jpg")
+    with pytest.raises(InputError, match=r"captions\.csv: none of its 2 lines"):
+        find_sources(tmp_path / "images", None, tmp_path / "captions.csv")
+
+
+def test_the_folder_above_the_images_is_refused(tmp_path):
+    touch(tmp_path / "coco" / "images", "a.jpg", "b.jpg")
+    with pytest.raises(InputError, match=r"fix: give .*coco/images"):
+        find_sources(tmp_path / "coco")
+    touch(tmp_path / "coco", "c.jpg")
+    assert len(find_sources(tmp_path / "coco").images) == 3
+
+
+def test_a_mapping_of_other_images_is_refused(tmp_path):
+    touch(tmp_path / "images", "a.jpg")
+    (tmp_path / "id_mapping.json").write_text('{"1": "x.jpg", "2": "y.jpg"}')
+    with pytest.raises(InputError, match=r"none of 2 files exists, 'x\.jpg'"):
+        find_sources(tmp_path / "images")
