@@ -1,7 +1,11 @@
 """Reading text and JSON with one-line errors, and writing files completely or not at all."""
 
+import errno
+import fcntl
 import json
 import os
+import re
+import shutil
 import socket
 import tempfile
 from collections import Counter
@@ -10,7 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_tools.errors import InputError, one_line
+from data_tools.errors import InputError, UsageError, one_line
+
+FULL = 1 << 16  # bytes: a disk with less left is full
 
 
 def read_text(path: Path) -> str:
@@ -83,6 +89,94 @@ def check_writable(path: Path) -> None:
         raise InputError(f"{path}: cannot be written: {folder}: {one_line(error)}") from None
 
 
+def check_space(path: Path, needed: int) -> None:
+    """Raise `InputError` unless the disk of the file `path`, which need not exist, has `needed` bytes left."""
+    folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{path}: no space left on the disk: needs {needed / 1e6:.1f} MB, has {free / 1e6:.1f} MB; "
+            "fix: free space and run the same command again"
+        )
+
+
+def reserve(path: Path, size: int) -> None:
+    """Take the disk space of the first `size` bytes of a file, so that writing them cannot fail for want of it.
+
+    Raises:
+        InputError: there is not so much left.
+    """
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.posix_fallocate(descriptor, 0, max(size, 1))
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            check_space(path, size)
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # a file system that cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def is_full(folder: Path) -> bool:
+    """Whether the disk of a folder has no space left, which libraries report in many ways."""
+    return shutil.disk_usage(folder).free < FULL
+
+
+@contextmanager
+def claimed(lock: Path, shared: bool = False) -> Iterator[None]:
+    """Work that no other process may do at the same time; the claim ends with the process, however that ends.
+
+    Args:
+        lock: a file that is made for it and removed again.
+        shared: others may share the claim, unless one of them has it alone.
+
+    Raises:
+        InputError: another process has the claim; the message names it. Or the file cannot be made.
+    """
+    made = not lock.parent.exists()
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+            fcntl.lockf(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            if lock.exists() and os.fstat(descriptor).st_ino == lock.stat().st_ino:
+                break
+            os.close(descriptor)  # the one who had it removed the file in between
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise InputError(f"{lock.parent}: cannot be written: {one_line(error)}") from None
+        who = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+        os.close(descriptor)
+        raise InputError(f"{lock.parent}: {who} is working here; fix: wait until it has ended") from None
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+    finally:
+        with suppress(OSError):
+            lock.unlink()
+            if made:
+                lock.parent.rmdir()  # if nothing was written there
+        os.close(descriptor)
+
+
+_cleaned: set[str] = set()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what `replacing` left in a folder in processes of this machine that were killed; once per folder."""
+    if str(folder) in _cleaned:
+        return
+    _cleaned.add(str(folder))
+    ours = re.compile(rf"\..+\.{re.escape(socket.gethostname())}\.(\d+)\.tmp")
+    for entry in os.scandir(folder):
+        found = ours.fullmatch(entry.name)
+        if found and not Path("/proc", found[1]).exists():
+            with suppress(OSError):
+                os.unlink(entry.path)
+
+
 @contextmanager
 def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     """A temporary path to write to; on success it is flushed to the disk and renamed to `path`.
@@ -94,18 +188,26 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
         temporary: where to write first, on the same file system; None is a hidden file beside `path`.
 
     Raises:
-        InputError: an `OSError` occurred while writing, for instance because the disk is full.
+        InputError: an `OSError` occurred while writing, or the disk is full.
     """
     if temporary is None:
         temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path.parent)
         yield temporary
         flush_to_disk(temporary)
         temporary.replace(path)
         flush_to_disk(path.parent)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {one_line(error)}") from error
+    except (InputError, UsageError) as error:
+        error.args = (str(error).replace(str(temporary), str(path)),)
+        raise
+    except Exception as error:
+        full = "No space left" in str(error) or (path.parent.is_dir() and is_full(path.parent))
+        if not (full or isinstance(error, OSError)):
+            raise
+        reason = "no space left on the disk" if full else one_line(error)
+        raise InputError(f"{path}: cannot be written: {reason}") from error
     finally:
         with suppress(OSError):  # it may not exist, and the first error is the one to report
             temporary.unlink()

@@ -6,14 +6,18 @@ that `--help` and a usage error are quick.
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
 from data_tools.configs import config_names
 from data_tools.console import UserInterruptError
+from data_tools.files import check_writable
 
 INPUT, REGIONS, NETWORK, RUN, OUTPUT = "Input", "Regions", "Network", "Run", "Output"  # groups in the help
+
+OUTPUTS = ("out", "scores")  # parameters of commands that name what is written
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -95,10 +99,16 @@ def make_group(name: str, summary: str) -> typer.Typer:
     return app
 
 
+def _probe(out: object) -> None:
+    """Check, before any work, that a file or folder can be written there."""
+    if isinstance(out, Path):
+        check_writable(out / "probe" if out.is_dir() else out)
+
+
 def command(
     app: typer.Typer, example: str, resuming: str = "", name: str | None = None
 ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Register a function as a command of `app`.
+    """Register a function as a command of `app`, which looks whether it can write its `OUTPUTS` before it begins.
 
     Args:
         app: see `make_app` and `make_group`.
@@ -111,6 +121,8 @@ def command(
         @functools.wraps(body)
         def interruptible(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             try:
+                for name in OUTPUTS:
+                    _probe(kwargs.get(name))
                 return body(*args, **kwargs)
             except KeyboardInterrupt:
                 raise UserInterruptError(resuming) from None

@@ -19,7 +19,7 @@ from data_tools.errors import InputError, UsageError
 from data_tools.files import read_json
 from data_tools.options import Device, Json, Resume, argument, command, make_app, make_group, version_option
 from extract import options as given
-from extract.choices import PUBLISHED, Dtype, Engine, OnError, Precision, Rule, RunOptions
+from extract.choices import PART_SIZES, PUBLISHED, Dtype, Engine, OnError, Precision, Rule, RunOptions
 
 extract_features_app = make_app()
 butd_app = make_group("butd", "Train and evaluate bottom-up-attention detectors, and show what they detect.")
@@ -60,7 +60,7 @@ def extract_features_command(
     seed: given.Seed = None,
     batch_size: given.BatchSize = 8,
     workers: given.Workers = 2,
-    part_size: given.PartSize = 256,
+    part_size: given.PartSize = None,
     shard: given.Shard = None,
     engine: given.WhichEngine = Engine.LOCAL,
     ray_address: given.RayAddress = "",
@@ -82,15 +82,18 @@ def extract_features_command(
     share = parse_shard(shard)
     if ray_address and engine is Engine.LOCAL:
         raise UsageError("--ray-address goes with --engine ray")
-    options = RunOptions(batch_size, workers, part_size, on_error, share, overwrite, max_pixels)
     require_detectron2()
     from data_tools.devices import resolve_device
+    from data_tools.files import check_writable
     from extract.detector.precision import check_precision
     from extract.run.extraction import extract, store_path
     from extract.run.plan import plan_extraction
 
     place, store = resolve_device(device), store_path(images, out)
     check_precision(precision, place)
+    check_writable(store)
+    part = part_size or PART_SIZES[place.type]
+    options = RunOptions(batch_size, workers, part, on_error, share, overwrite, max_pixels)
     plan = plan_extraction(
         images,
         id_mapping=id_mapping,

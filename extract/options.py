@@ -15,7 +15,7 @@ from data_tools.options import (
     option,
     seed_option,
 )
-from extract.choices import DEFAULT_WEIGHTS, PUBLISHED_WEIGHTS, Dtype, Engine, OnError, Precision, Rule
+from extract.choices import DEFAULT_WEIGHTS, PART_SIZES, PUBLISHED_WEIGHTS, Dtype, Engine, OnError, Precision, Rule
 
 MAX_SEED = 2**32 - 1  # NumPy's
 
@@ -152,8 +152,14 @@ Workers = Annotated[
     option(RUN, "Processes that read and resize images; 0 does it in the main process.", metavar="N", min=0),
 ]
 PartSize = Annotated[
-    int,
-    option(RUN, "Images per part file; a killed run repeats at most the part it was writing.", metavar="N", min=1),
+    int | None,
+    option(
+        RUN,
+        "Images per part file; a killed run repeats at most the part it was writing.",
+        metavar="N",
+        min=1,
+        show_default=" and ".join(f"{size} on {kind}" for kind, size in PART_SIZES.items()),
+    ),
 ]
 Shard = Annotated[
     str | None,

@@ -1,5 +1,7 @@
 """Trains a model in a new run folder, or resumes a run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ from chan.training.distributed import Ranks, process_group
 from chan.training.log import TrainingLog
 from chan.training.loop import Trainer, run_epochs
 from data_tools.errors import UsageError
+from data_tools.files import claimed
 
 RESUMABLE = {"data.cache", "data.workers", "train.patience", "train.epochs"}
 """The keys that a resumed run may change: the finished epochs do not depend on them."""
@@ -41,9 +44,7 @@ def train(
         InputError: the data are wrong, other features than before, or the loss is no longer a number.
         UsageError: the folder holds a run and `resume` is off, or there are fewer pairs than processes.
     """
-    with process_group(device) as (ranks, own_device):
-        if not resume:
-            runs.check_new_run(folder)
+    with process_group(device) as (ranks, own_device), _claimed(folder, ranks, resume):
         if config.train.batch_size < ranks.count:
             raise UsageError(f"train.batch_size: {config.train.batch_size} pairs for {ranks.count} processes")
         training, dev = (open_split(data, name, features) for name in ("train", "dev"))
@@ -59,6 +60,20 @@ def train(
         else:
             tokenizer = build_tokenizer(config, data, [*training.split.captions, *dev.split.captions])
         return _train(folder, config, tokenizer, (training, dev), own_device, ranks, resume)
+
+
+@contextmanager
+def _claimed(folder: Path, ranks: Ranks, resume: bool) -> Iterator[None]:
+    """Rank 0 keeps other commands from the folder while it is trained in; a new run needs a folder without one."""
+    if not ranks.is_main:
+        yield
+        return
+    if not resume:
+        runs.check_new_run(folder)
+    with claimed(folder / ".lock"):
+        if not resume:
+            runs.check_new_run(folder)  # again: another command may have finished one in between
+        yield
 
 
 def resumed_config(folder: Path, spec: str | None, changes: list[str]) -> Config:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from data_tools.errors import InputError, one_line
-from data_tools.files import flush_to_disk, replacing
+from data_tools.files import check_space, flush_to_disk, replacing
 from data_tools.store.probing import check_first
 from data_tools.store.reading import FeatureStore
 from data_tools.store.schema import Block, StoreSchema
@@ -205,14 +205,7 @@ def disk_errors() -> Iterator[None]:
 
 def check_disk_space(file: Path, paths: Sequence[Path]) -> None:
     """Raise `InputError` unless the disk of `file` has room for a copy of the stores `paths`."""
-    needed = sum(path.stat().st_size for path in paths)
-    folder = next(parent for parent in file.resolve().parents if parent.is_dir())
-    free = shutil.disk_usage(folder).free
-    if free < needed + RESERVE:
-        raise InputError(
-            f"{file}: joining takes {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB left; "
-            "fix: free space on the disk and run the same command again"
-        )
+    check_space(file, sum(path.stat().st_size for path in paths) + RESERVE)
 
 
 def blocks_of(

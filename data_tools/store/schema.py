@@ -4,6 +4,7 @@ Shapes: N images, M regions in total, D feature dimension; n images and m region
 image i are the rows `offsets[i]:offsets[i + 1]` of every dataset with M rows.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,6 +84,12 @@ class StoreSchema:
             has_image_sizes=blocks[0].image_sizes is not None,
             id_bytes=max((len(i.encode()) for block in blocks for i in block.image_ids), default=1),
         )
+
+    @property
+    def size(self) -> int:
+        """Bytes of all datasets, each from the beginning of a page on."""
+        sizes = (math.prod(shape) * np.dtype(dtype).itemsize for dtype, shape in self.datasets().values())
+        return sum(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)
 
     def datasets(self) -> dict[str, tuple[Any, tuple[int, ...]]]:
         """Type and shape of every dataset by name."""

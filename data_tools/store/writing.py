@@ -4,15 +4,20 @@ Shapes: N images, M regions in total, D feature dimension.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from data_tools.files import check_space, reserve
 from data_tools.store.probing import mark_known
 from data_tools.store.schema import ALIGNMENT, FORMAT, FORMAT_VERSION, SOURCES, Block, StoreSchema
+
+METADATA = 1 << 16  # bytes of a store besides its datasets
 
 
 def write_store(path: Path, blocks: Iterable[Block], schema: StoreSchema, attributes: dict[str, str]) -> None:
@@ -28,11 +33,15 @@ def write_store(path: Path, blocks: Iterable[Block], schema: StoreSchema, attrib
         attributes: provenance, text by name.
 
     Raises:
+        InputError: the disk has no space for it.
         ValueError: the blocks have other numbers of images or regions than `schema`.
     """
-    with h5py.File(path, "w", alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
+    check_space(path, schema.size + METADATA)
+    with _created(path) as file:
         file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, **attributes})
         columns = {name: _create(file, name, *kind) for name, kind in schema.datasets().items()}
+        ends = ((each.id.get_offset() or 0) + each.id.get_storage_size() for each in columns.values())
+        reserve(path, max(ends))
         _fill(file, columns, blocks, schema)
     mark_known(path)
 
@@ -64,7 +73,7 @@ def write_virtual_store(
             source_features = h5py.VirtualSource(source, "features", (regions, schema.dim), schema.feature_dtype)
             layout[first : first + regions] = source_features
         first += regions
-    with h5py.File(path, "w", alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
+    with _created(path) as file:
         listing = json.dumps([source for source, _ in sources])
         file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, SOURCES: listing, **attributes})
         copied = {name: kind for name, kind in schema.datasets().items() if name != "features"}
@@ -72,6 +81,21 @@ def write_virtual_store(
         file.create_virtual_dataset("features", layout)
         _fill(file, columns, blocks, schema)
     mark_known(path)
+
+
+@contextmanager
+def _created(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file, closed whatever happens: one that cannot be closed crashes the process at its end."""
+    file = h5py.File(path, "w", alignment_threshold=1, alignment_interval=ALIGNMENT)
+    try:
+        yield file
+        file.close()
+    except BaseException:
+        with suppress(OSError):
+            os.truncate(path, 0)  # HDF5 needs space to close it, and a full disk has none
+        with suppress(Exception):
+            file.close()
+        raise
 
 
 def _fill(file: h5py.File, columns: dict[str, h5py.Dataset], blocks: Iterable[Block], schema: StoreSchema) -> None:

@@ -1,12 +1,15 @@
 """The run: from a plan to its feature store, by part files that this process or others write."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
 
 from data_tools.console import Progress
 from data_tools.errors import InputError, UsageError
+from data_tools.files import check_writable, claimed
 from data_tools.store.parts import IMAGE_LIST, Parts, StoreContents, check_same_provenance
 from data_tools.store.reading import FeatureStore
 from data_tools.store.report import report_path, write_report
@@ -48,6 +51,32 @@ def extract(plan: ExtractionPlan, store: Path, device: torch.device, ray_address
             cannot be read and the options say to stop then, or the cluster cannot be reached.
     """
     check_precision(plan.precision, device)
+    with claimed_store(store, plan.options.shard):
+        return _extract(plan, store, device, ray_address)
+
+
+@contextmanager
+def claimed_store(store: Path, shard: tuple[int, int] | None) -> Iterator[None]:
+    """Keep other runs from a store and its parts; those of other shards may work on them at the same time.
+
+    Raises:
+        InputError: another run works there, or nothing can be written there.
+    """
+    check_writable(store)
+    folder = store.with_name(f"{store.name}.parts")
+    made = not folder.exists()
+    share = nullcontext() if shard is None else claimed(folder / f".lock-{shard[0]}-of-{shard[1]}")
+    try:
+        with claimed(folder / ".lock", shared=shard is not None), share:
+            yield
+    finally:
+        if made or store.is_file():
+            with suppress(OSError):  # it holds parts
+                folder.rmdir()
+
+
+def _extract(plan: ExtractionPlan, store: Path, device: torch.device, ray_address: str | None) -> Summary:
+    """See `extract`; the store is claimed."""
     # a device of another type sums in another order: its parts would differ from the others
     conditions = {"device": device.type, "max_pixels": str(plan.options.max_pixels)}
     parts = Parts(store, plan.provenance(), len(plan.sources.images), plan.options.part_size, conditions)

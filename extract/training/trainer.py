@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from torch.nn.parallel import DistributedDataParallel
 # Imported for what they register with Detectron2.
 import extract.detector.network  # noqa: F401
 from data_tools.console import Progress
-from data_tools.errors import InputError, UsageError
-from data_tools.files import read_text, replace_file
+from data_tools.errors import InputError, UsageError, one_line
+from data_tools.files import claimed, is_full, read_text, replace_file
 from extract.config import is_caffe, with_values
 from extract.training.checkpoints import LAST, last_checkpoint, resume_from
 from extract.training.data import AttributeMapper, DetectionSplit, check_labels, load_detection_split
@@ -34,6 +35,7 @@ from extract.weights.initial import place_initial_weights
 
 FINAL_WEIGHTS = "model_final.pth"
 INITIAL_WEIGHTS = "initial_weights.json"
+_RESUME = "fix: free space and continue with --resume"
 
 
 class DetectorTrainer(DefaultTrainer):
@@ -133,13 +135,19 @@ def train_detector(
     if resume:
         _check_same_config(out / "config.yaml", cfg)
     comm.synchronize()  # no process writes before all have checked the folder
+    with claimed(out / ".lock") if comm.is_main_process() else nullcontext():
+        return _train(cfg, split, out, checkpoint, weights)
+
+
+def _train(cfg: CfgNode, split: DetectionSplit, out: Path, checkpoint: Path | None, weights: Path | None) -> Path:
+    """Train in a folder that this process has claimed; see `train_detector`."""
     out.mkdir(parents=True, exist_ok=True)
     _log_to_file(out)
     if comm.is_main_process():
         (out / "config.yaml").write_text(cfg.dump())
     seed_all_rng(max(cfg.SEED, 0) + comm.get_rank())
     trainer = DetectorTrainer(cfg, split.records)
-    if weights is not None and not resume:
+    if weights is not None and checkpoint is None:
         _start_from(weights, trainer.model, out)
     if comm.is_main_process():
         trainer.register_hooks([ProgressHook()])
@@ -149,6 +157,10 @@ def train_detector(
         trainer.train()
     except InputError as error:
         raise _as_one_line(error) from None
+    except (OSError, RuntimeError) as error:
+        if not is_full(out):
+            raise
+        raise InputError(f"{out}: no space left on the disk ({one_line(error, 80)}); {_RESUME}") from None
     except FloatingPointError:
         raise InputError(
             f"{out}: iteration {trainer.iter}: the loss is no longer a finite number; earlier checkpoints stay; "
