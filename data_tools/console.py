@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from data_tools.errors import InputError, UsageError
+from data_tools.workers import worker_death
 
 if TYPE_CHECKING:  # rich takes a tenth of a second, and only a progress bar needs it
     import rich.progress
@@ -35,12 +36,19 @@ def run(app: "typer.Typer") -> None:
         sys.exit(_complain(error, code=1))
     except UsageError as error:
         sys.exit(_complain(error, code=2))
+    except RuntimeError as error:
+        if not worker_death(error):
+            raise
+        sys.exit(_complain(worker_death(error), code=1))
     except OSError as error:  # not caught below: a file vanished, a folder may not be written
         sys.exit(_complain(f"{error.filename or 'input or output'}: {error.strerror or error}", code=1))
 
 
 def _complain(message: object, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    text = str(message).strip()
+    if "Original Traceback" in text:  # PyTorch's account of an error in one of its workers
+        text = text.splitlines()[-1].split("Error: ", 1)[-1]
+    print(f"error: {text}", file=sys.stderr, flush=True)
     return code
 
 

@@ -56,7 +56,7 @@ class OnError(StrEnum):
 
 
 PART_SIZES = {"cuda": 256, "cpu": 4}
-"""Images per part file by device: about a minute's work, which is what a kill costs; a CPU takes 18 s per image."""
+"""Images per part file by device: about a minute's work, which a kill can cost; a CPU takes 18 s per image."""
 
 
 @dataclass(frozen=True)

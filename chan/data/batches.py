@@ -18,6 +18,7 @@ from chan.data.feature_cache import FeatureCache
 from chan.data.splits import FeatureSplit, read_captions
 from chan.packing import Packed, offsets_of
 from chan.text.tokenizers import CaptionTokenizer
+from data_tools.workers import fitting_workers
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,12 @@ class TrainingPairs(Dataset[Batch]):
             Packed(rows, _offsets(kept)), Packed(words, _offsets(ids)), torch.from_numpy(images.astype(np.int64))
         )
 
+    def largest_batch(self, pairs: int) -> int:
+        """Bytes of a batch of so many pairs, if all of its images had the most regions."""
+        features = self.feature_split.features
+        width = 8 if self.cache_starts is not None else features.dim * features.dtype.itemsize
+        return pairs * int(self.counts.max(initial=0)) * width
+
     def _ids(self, caption: int, random: np.random.Generator) -> list[int]:
         tokenizer, words = self.tokenizer, self.words.caption(caption)
         ids = changed_words(words, self.token_change_prob, tokenizer.mask_id, tokenizer.vocab_size, random)
@@ -162,7 +169,7 @@ def training_batches(
         pairs,
         sampler=steps,
         batch_size=None,  # an item is a batch
-        num_workers=workers,
+        num_workers=fitting_workers(workers, pairs.largest_batch(max(map(len, steps), default=0))),
         pin_memory=device.type == "cuda",
     )
     for batch in loader:

@@ -28,6 +28,7 @@ import extract.detector.network  # noqa: F401
 from data_tools.console import Progress
 from data_tools.errors import InputError, UsageError, one_line
 from data_tools.files import claimed, is_full, read_text, replace_file
+from data_tools.workers import fitting_workers
 from extract.config import is_caffe, with_values
 from extract.training.checkpoints import LAST, last_checkpoint, resume_from
 from extract.training.data import AttributeMapper, DetectionSplit, check_labels, load_detection_split
@@ -48,12 +49,13 @@ class DetectorTrainer(DefaultTrainer):
 
     def build_train_loader(self, cfg: CfgNode) -> Any:
         """Endless batches of `SOLVER.IMS_PER_BATCH` images; `SEED` determines their order."""
+        largest = 3 * max(cfg.INPUT.MIN_SIZE_TRAIN) * cfg.INPUT.MAX_SIZE_TRAIN * cfg.SOLVER.IMS_PER_BATCH
         return build_detection_train_loader(
             self._records,
             mapper=AttributeMapper(cfg),
             sampler=TrainingSampler(len(self._records), seed=max(cfg.SEED, 0)),
             total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
-            num_workers=cfg.DATALOADER.NUM_WORKERS,
+            num_workers=fitting_workers(cfg.DATALOADER.NUM_WORKERS, largest),
         )
 
     @classmethod
