@@ -249,9 +249,11 @@ def join(
         raise UsageError("--virtual needs the stores that it refers to")
     if stores and out.exists() and not overwrite:
         raise UsageError(f"{out}: exists already; --overwrite replaces it")
+    from data_tools.files import claimed
     from data_tools.store.joining import join_parts, join_stores
 
-    done = join_stores(out, stores, virtual) if stores else join_parts(out)
+    with claimed(out, out.with_name(f".{out.name}.lock")):  # that of extract-features, which may be at work
+        done = join_stores(out, stores, virtual) if stores else join_parts(out)
     if as_json:
         print_json({**asdict(done), "file": str(done.file)})
     else:

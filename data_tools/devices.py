@@ -1,5 +1,7 @@
 """The device that a command computes on."""
 
+import re
+
 import torch
 
 from data_tools.errors import UsageError
@@ -13,10 +15,10 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
     try:
         device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError("expected auto, cpu, cuda or cuda:N")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

@@ -124,11 +124,12 @@ def is_full(folder: Path) -> bool:
 
 
 @contextmanager
-def claimed(lock: Path, shared: bool = False) -> Iterator[None]:
+def claimed(place: Path, lock: Path, shared: bool = False) -> Iterator[None]:
     """Work that no other process may do at the same time; the claim ends with the process, however that ends.
 
     Args:
-        lock: a file that is made for it and removed again.
+        place: what is claimed, for messages.
+        lock: a file that is made for it, and removed again by the last who has the claim.
         shared: others may share the claim, unless one of them has it alone.
 
     Raises:
@@ -137,28 +138,41 @@ def claimed(lock: Path, shared: bool = False) -> Iterator[None]:
     made = not lock.parent.exists()
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-            fcntl.lockf(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            if lock.exists() and os.fstat(descriptor).st_ino == lock.stat().st_ino:
-                break
-            os.close(descriptor)  # the one who had it removed the file in between
+        descriptor = _locked(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            raise InputError(f"{lock.parent}: cannot be written: {one_line(error)}") from None
-        who = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-        os.close(descriptor)
-        raise InputError(f"{lock.parent}: {who} is working here; fix: wait until it has ended") from None
+        raise InputError(f"{place}: cannot be written: {one_line(error)}") from None
+    if descriptor is None:
+        with suppress(OSError):
+            raise InputError(f"{place}: {lock.read_text() or 'another process'} is working here; fix: wait for it")
+        raise InputError(f"{place}: another process is working here; fix: wait until it has ended")
     try:
-        os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield
     finally:
         with suppress(OSError):
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where others still share the claim
             lock.unlink()
             if made:
                 lock.parent.rmdir()  # if nothing was written there
         os.close(descriptor)
+
+
+def _locked(lock: Path, kind: int) -> int | None:
+    """The descriptor of a lock file with a lock of this kind; None where another process has it."""
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return None
+            raise
+        with suppress(FileNotFoundError):
+            if os.fstat(descriptor).st_ino == lock.stat().st_ino:
+                os.ftruncate(descriptor, 0)
+                return descriptor
+        os.close(descriptor)  # the one who had it removed the file in between
 
 
 _cleaned: set[str] = set()
@@ -172,9 +186,19 @@ def _remove_leftovers(folder: Path) -> None:
     ours = re.compile(rf"\..+\.{re.escape(socket.gethostname())}\.(\d+)\.tmp")
     for entry in os.scandir(folder):
         found = ours.fullmatch(entry.name)
-        if found and not Path("/proc", found[1]).exists():
+        if found and not _is_alive(int(found[1])):
             with suppress(OSError):
                 os.unlink(entry.path)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # another user's
+    return True
 
 
 @contextmanager

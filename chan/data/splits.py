@@ -85,6 +85,17 @@ def check_dim(feature_split: FeatureSplit, dim: int) -> None:
         raise InputError(f"{source}: features of {found} numbers per region; the model expects {dim}")
 
 
+def check_features(feature_split: FeatureSplit) -> None:
+    """`InputError` that names the first image of the split whose features are no finite numbers; reads all."""
+    for image, image_id in enumerate(feature_split.split.image_ids):
+        bad = np.flatnonzero(~np.isfinite(feature_split.gather(np.array([image]))).all(axis=1))
+        if len(bad):
+            raise InputError(
+                f"{feature_split.source}: image {image_id}, region {bad[0]}: holds a number that is not finite; "
+                "fix: extract it again (data-tools verify lists all such images)"
+            )
+
+
 def image_batch(feature_split: FeatureSplit, images: np.ndarray) -> Packed:
     """The regions, (R, F), of the images at these positions (n,)."""
     counts = torch.from_numpy(feature_split.counts[images])

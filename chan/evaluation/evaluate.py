@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chan.data.splits import FeatureSplit, caption_batch, caption_lengths, image_batch, read_captions
+from chan.data.splits import (
+    FeatureSplit,
+    caption_batch,
+    caption_lengths,
+    check_features,
+    image_batch,
+    read_captions,
+)
 from chan.evaluation import recall
 from chan.evaluation.intervals import Intervals, bootstrap
 from chan.evaluation.recall import BlockScorer, Ranking, RetrievalRecall
@@ -32,7 +39,11 @@ Encoder = Callable[[Packed], Packed]
 def encode(
     model: Chan, opened: FeatureSplit, tokenizer: CaptionTokenizer, device: torch.device
 ) -> tuple[Packed, Packed]:
-    """The embeddings, on `device`, of a split's regions (R, D) and words (W, D), in the split's order."""
+    """The embeddings, on `device`, of a split's regions (R, D) and words (W, D), in the split's order.
+
+    Raises:
+        InputError: they are no finite numbers; the message names the image whose features are not.
+    """
     model.eval()
     words = read_captions(opened, tokenizer)
     counts, lengths = opened.counts, caption_lengths(words, tokenizer)
@@ -53,9 +64,11 @@ def encode(
             return Packed(rows, offsets)
 
         regions = encode_all(counts, lambda places: image_batch(opened, places), model.image_encoder)
-        return regions, encode_all(
-            lengths, lambda places: caption_batch(words, tokenizer, places), model.text_encoder
-        )
+        encoded = encode_all(lengths, lambda places: caption_batch(words, tokenizer, places), model.text_encoder)
+    if not bool(torch.isfinite(regions.rows).all() & torch.isfinite(encoded.rows).all()):
+        check_features(opened)
+        raise InputError(f"{opened.source}: {opened.split.name}: the model's embeddings are no finite numbers")
+    return regions, encoded
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from chan.training.checkpoints import TrainProgress, TrainState
 from chan.training.distributed import Ranks, process_group
 from chan.training.log import TrainingLog
 from chan.training.loop import Trainer, run_epochs
-from data_tools.errors import UsageError
+from data_tools.errors import InputError, UsageError
 from data_tools.files import claimed
 
 RESUMABLE = {"data.cache", "data.workers", "train.patience", "train.epochs"}
@@ -48,6 +48,8 @@ def train(
         if config.train.batch_size < ranks.count:
             raise UsageError(f"train.batch_size: {config.train.batch_size} pairs for {ranks.count} processes")
         training, dev = (open_split(data, name, features) for name in ("train", "dev"))
+        if len(training.split.image_ids) < 2:
+            raise InputError(f"{data}: the split train has one image; negatives come from at least one other")
         dim = config.model.image.dim or training.features.dim
         config = with_value(config, "model.image.dim", dim)
         for feature_split in (training, dev):
@@ -70,7 +72,7 @@ def _claimed(folder: Path, ranks: Ranks, resume: bool) -> Iterator[None]:
         return
     if not resume:
         runs.check_new_run(folder)
-    with claimed(folder / ".lock"):
+    with claimed(folder, folder / ".lock"):
         if not resume:
             runs.check_new_run(folder)  # again: another command may have finished one in between
         yield

@@ -7,7 +7,6 @@ files with millions of words only those of the vocabulary are kept in memory.
 import gzip
 import io
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +17,8 @@ import torch
 from torch import nn
 
 from data_tools.errors import InputError, one_line
+
+MAX_LINE = 1 << 20  # bytes: a word and some 100,000 numbers
 
 
 def initialise_word_vectors(embed: nn.Embedding, words: Sequence[str], path: Path) -> int:
@@ -76,7 +77,7 @@ def read_word_vectors(path: Path, wanted: set[str], dim: int) -> dict[str, np.nd
     vectors: dict[str, np.ndarray] = {}
     try:
         with _open(path, dim) as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(_lines(path, file), start=1):
                 word = keys.get(line[: line.find(b" ")])
                 if word is None:
                     if number == 1:
@@ -86,9 +87,23 @@ def read_word_vectors(path: Path, wanted: set[str], dim: int) -> dict[str, np.nd
                 if len(fields) > dim + 1 or (number == 1 and len(fields) == 2):
                     continue  # a word with a space in it, or fastText's counts
                 vectors[word] = _numbers(path, number, fields, dim)
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except InputError:
+        raise
+    except Exception as error:  # decompressors raise many types on damaged files
         raise InputError(f"{path}: cannot be read: {one_line(error)}") from None
     return vectors
+
+
+def _lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a file, none longer than any vector: a few compressed bytes can be a line of gigabytes."""
+    number = 0
+    while line := file.readline(MAX_LINE):
+        number += 1
+        if len(line) == MAX_LINE:
+            raise InputError(
+                f"{path}, line {number}: expected a word and its numbers, found more than {MAX_LINE} bytes"
+            )
+        yield line
 
 
 def _check_first(path: Path, line: bytes, dim: int) -> None:
@@ -131,7 +146,7 @@ def _member(path: Path, archive: zipfile.ZipFile, dim: int) -> str:
     fitting = []
     for name in names:
         with archive.open(name) as file:
-            fields = file.readline().split()
+            fields = file.readline(MAX_LINE).split()
         if (int(fields[1]) if _is_counts(fields) else len(fields) - 1) == dim:
             fitting.append(name)
     if len(fitting) != 1:

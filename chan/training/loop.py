@@ -15,7 +15,7 @@ from torch import Tensor
 
 from chan.data.batches import TrainingPairs, epoch_order, training_batches
 from chan.data.feature_cache import FeatureCache
-from chan.data.splits import FeatureSplit
+from chan.data.splits import FeatureSplit, check_features
 from chan.evaluation import evaluate as evaluation
 from chan.training import checkpoints
 from chan.training.checkpoints import TrainProgress, TrainState
@@ -26,6 +26,7 @@ from chan.training.schedule import Schedule
 from chan.training.step import TrainingStep
 from data_tools.console import Progress
 from data_tools.errors import InputError
+from data_tools.weights.states import check_finite
 
 LOG_STEPS = 10  # steps between two lines of training metrics
 SAVE_SECONDS = 600.0  # between two saved states within an epoch, which are saved with a line of metrics
@@ -113,8 +114,16 @@ def train_epoch(trainer: Trainer, progress: TrainProgress) -> None:
 
 
 def validate(trainer: Trainer, progress: TrainProgress) -> None:
-    """Measure recall on dev after an epoch; records the best rsum and its epoch in `progress`."""
+    """Measure recall on dev after an epoch; records the best rsum and its epoch in `progress`.
+
+    Raises:
+        InputError: the weights, or the features of dev, are no finite numbers.
+    """
     step, epoch = trainer.step, progress.epoch - 1
+    try:
+        check_finite(step.model.state_dict())  # the loss of the last step was that of the weights before it
+    except ValueError as error:
+        raise InputError(f"epoch {epoch + 1}: {error}; start a new run with a lower train.lr") from None
     result = evaluation.measure(step.model, trainer.dev, trainer.pairs.tokenizer, step.device)
     assert trainer.log is not None
     trainer.log.write("dev", progress.step, epoch, evaluation.as_document(result))
@@ -140,6 +149,7 @@ def _log_interval(trainer: Trainer, progress: TrainProgress, interval: _Interval
     """Write the metrics of an interval; returns them for the progress bar."""
     loss = torch.stack(interval.losses).mean().item()
     if not math.isfinite(loss):
+        check_features(trainer.pairs.feature_split)
         raise InputError(f"step {progress.step}: the loss is {loss}; start a new run with a lower train.lr")
     speed = interval.pairs / max(time.monotonic() - interval.start, 1e-9)
     if trainer.log is not None:

@@ -1,14 +1,17 @@
 """SCAN's vocabulary: a list of words, in which four special tokens come first."""
 
 import json
+import pickle
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from data_tools.captions.tokenization import tokenize
-from data_tools.errors import InputError
+from data_tools.errors import InputError, reading
 from data_tools.files import read_json, replace_file
 
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
@@ -98,10 +101,12 @@ class Vocabulary:
     def load(cls, path: Path) -> "Vocabulary":
         """Read SCAN's JSON: `word2idx`, `idx2word` (string keys) and `idx`, the number of words.
 
+        SCAN's older files are pickles of an object with these attributes; nothing in one is run.
+
         Raises:
             InputError: the file is missing or not such JSON, or the indices are not 0, 1, 2, ...
         """
-        document = read_json(path)
+        document = _read_pickled(path) if _is_pickle(path) else read_json(path)
         index_of = document.get("word2idx") if isinstance(document, dict) else None
         if not isinstance(index_of, dict):
             raise InputError(f"{path}: expected SCAN's vocabulary, an object with the key word2idx")
@@ -124,3 +129,30 @@ class Vocabulary:
             "idx": len(self.words),
         }
         replace_file(path, json.dumps(document).encode())
+
+
+class _Pickled:
+    """SCAN's class `Vocabulary`, of which only the attributes are read."""
+
+
+class _VocabularyOnly(pickle._Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """See `pickle.Unpickler`."""
+        if name == "Vocabulary":
+            return _Pickled
+        if (module, name) in (("copy_reg", "_reconstructor"), ("copyreg", "_reconstructor")):
+            return lambda kind, base, state: _Pickled()
+        if (module, name) in (("__builtin__", "object"), ("builtins", "object")):
+            return object
+        raise pickle.UnpicklingError(f"it holds {module}.{name}, and was not run")
+
+
+def _is_pickle(path: Path) -> bool:
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(2) in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"(i", b"cc", b"cv")
+    return False
+
+
+def _read_pickled(path: Path) -> Any:
+    with reading(path, "not SCAN's vocabulary"), path.open("rb") as file:
+        return vars(_VocabularyOnly(file, encoding="utf-8").load())

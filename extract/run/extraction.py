@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -63,16 +63,10 @@ def claimed_store(store: Path, shard: tuple[int, int] | None) -> Iterator[None]:
         InputError: another run works there, or nothing can be written there.
     """
     check_writable(store)
-    folder = store.with_name(f"{store.name}.parts")
-    made = not folder.exists()
-    share = nullcontext() if shard is None else claimed(folder / f".lock-{shard[0]}-of-{shard[1]}")
-    try:
-        with claimed(folder / ".lock", shared=shard is not None), share:
-            yield
-    finally:
-        if made or store.is_file():
-            with suppress(OSError):  # it holds parts
-                folder.rmdir()
+    lock = store.with_name(f".{store.name}.lock")  # beside the folder of the parts, which comes and goes
+    share = nullcontext() if shard is None else claimed(store, Path(f"{lock}-{shard[0]}-of-{shard[1]}"))
+    with claimed(store, lock, shared=shard is not None), share:
+        yield
 
 
 def _extract(plan: ExtractionPlan, store: Path, device: torch.device, ray_address: str | None) -> Summary:

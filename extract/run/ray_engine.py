@@ -38,6 +38,10 @@ def _check_connection(address: str) -> None:
         raise InputError(f"--ray-address {address}: no connection ({one_line(error)})") from None
 
 
+LOOPBACK: dict[str, Any] = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
+"""Of a cluster that is started here: no other machine may reach it, since whoever does can run code in it."""
+
+
 class RayPartWriter:
     """Writes parts on a Ray cluster; a `PartWriter`.
 
@@ -61,7 +65,8 @@ class RayPartWriter:
         if not ray.is_initialized():
             _check_connection(address)
             try:
-                ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
+                own = {} if address else LOOPBACK
+                ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
             except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:
                 reason = one_line(error)
                 raise InputError(f"--ray-address {address or '(none)'}: no Ray cluster: {reason}") from None

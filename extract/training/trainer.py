@@ -137,7 +137,7 @@ def train_detector(
     if resume:
         _check_same_config(out / "config.yaml", cfg)
     comm.synchronize()  # no process writes before all have checked the folder
-    with claimed(out / ".lock") if comm.is_main_process() else nullcontext():
+    with claimed(out, out / ".lock") if comm.is_main_process() else nullcontext():
         return _train(cfg, split, out, checkpoint, weights)
 
 

@@ -9,6 +9,7 @@ from extract.choices import DEFAULT_WEIGHTS, OTHER_WEIGHTS, RANDOM_WEIGHTS
 from extract.weights.downloads import download
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")  # OWNER/NAME on the Hugging Face hub
+WEIGHT_ENDINGS = (".pth", ".pt", ".pkl", ".bin", ".safetensors", ".ckpt", ".h5", ".caffemodel")
 REPOSITORY_FILE = "pytorch_model.bin"
 
 
@@ -42,8 +43,9 @@ def find_weights(spec: str) -> Path:
         return Path(spec)
     if spec.startswith(("http://", "https://")):
         return download(spec)
-    if Path(spec).exists() or not REPOSITORY.fullmatch(spec):
-        raise InputError(f"{spec}: no such weight file")
+    looks_like_file = Path(spec).suffix in WEIGHT_ENDINGS or (Path(spec).parent.is_dir() and "/" in spec)
+    if Path(spec).exists() or looks_like_file or not REPOSITORY.fullmatch(spec):
+        raise InputError(f"{spec}: no such weight file (nor the name OWNER/NAME of a Hugging Face repository)")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

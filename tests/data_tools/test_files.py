@@ -111,7 +111,7 @@ CLAIM = """
 import sys, time; from pathlib import Path; from data_tools.files import claimed
 from data_tools.errors import InputError
 try:
-    with claimed(Path(sys.argv[1]), shared=len(sys.argv) > 2):
+    with claimed(Path('place'), Path(sys.argv[1]), shared=len(sys.argv) > 2):
         print("mine", flush=True); time.sleep(60)
 except InputError as error:
     print(error, flush=True)
@@ -139,7 +139,7 @@ def test_a_claim_is_for_one_process_until_it_ends_even_by_a_kill(tmp_path: Path)
     finally:
         first.kill()
         first.wait()
-    with claimed(lock):
+    with claimed(lock.parent, lock):
         pass
     assert list(lock.parent.iterdir()) == []
 
@@ -149,7 +149,11 @@ def test_a_shared_claim_is_for_several_and_not_beside_a_whole_one(tmp_path: Path
     running = [claim(lock, "shared"), claim(lock, "shared")]
     try:
         assert [first_line(process) for process in running] == ["mine", "mine"]
-        with pytest.raises(InputError, match="is working here"), claimed(lock):
+        with pytest.raises(InputError, match="is working here"), claimed(lock.parent, lock):
+            pass
+        with claimed(lock.parent, lock, shared=True):
+            pass  # its end takes nothing from the others
+        with pytest.raises(InputError, match="is working here"), claimed(lock.parent, lock):
             pass
     finally:
         for process in running:
@@ -158,6 +162,12 @@ def test_a_shared_claim_is_for_several_and_not_beside_a_whole_one(tmp_path: Path
 
 
 def test_a_claim_that_came_to_nothing_leaves_no_folder(tmp_path: Path) -> None:
-    with claimed(tmp_path / "run" / ".lock"):
+    with claimed(tmp_path, tmp_path / "run" / ".lock"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_of_another_user_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(InputError, match="place: cannot be written"), claimed(Path("place"), tmp_path / ".lock"):
+        pass

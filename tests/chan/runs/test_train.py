@@ -363,3 +363,52 @@ def test_bert_trains_and_its_run_stands_alone(
     saved = load_file(tmp_path / "run" / "best.safetensors")
     assert torch.equal(model.state_dict()["text_encoder.linear.weight"], saved["text_encoder.linear.weight"])
     assert tokenizer.words(["red square"])[0][0][0] == "red"
+
+
+def spoilt(dataset: Path, folder: Path, image: int, value: float) -> Path:
+    """The data set with one number of an image's features replaced."""
+    shutil.copytree(dataset, folder)
+    with h5py.File(folder / "precomp" / "features.h5", "r+") as store:
+        store["features"][store["offsets"][image], 3] = value
+    return folder
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_features_that_are_no_numbers_are_named_by_their_image(
+    dataset: Path, tiny_config: Path, tmp_path: Path, value: float
+) -> None:
+    config = load_config(str(tiny_config), ["data.region_keep_prob=1.0"])
+    with pytest.raises(InputError, match=r"features\.h5: image 4, region 0: holds a number that is not finite"):
+        train(tmp_path / "run", spoilt(dataset, tmp_path / "train", 4, value), config)
+    with pytest.raises(InputError, match=r"image 13, region 0: holds a number that is not finite"):
+        train(tmp_path / "other", spoilt(dataset, tmp_path / "dev", 13, value), config)
+    for name in ("run", "other"):
+        assert not (tmp_path / name / "best.safetensors").exists()
+
+
+def test_weights_that_are_no_numbers_never_become_the_best(
+    dataset: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = steps.TrainingStep.__call__
+
+    def spoil(self: steps.TrainingStep, *arguments: Any) -> torch.Tensor:
+        loss = take(self, *arguments)
+        with torch.no_grad():
+            self.model.image_encoder.fc.weight[0, 0] = math.nan
+        return loss
+
+    config = load_config(str(tiny_config), ["train.batch_size=60"])  # one step per epoch
+    monkeypatch.setattr(steps.TrainingStep, "__call__", spoil)
+    with pytest.raises(InputError, match=r"epoch 1: image_encoder\.fc\.weight: .*train\.lr"):
+        train(tmp_path / "run", dataset, config)
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_one_image_has_no_negatives(dataset: Path, tiny_config: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset, tmp_path / "data")
+    for kind, count in (("ids", 1), ("caps", 5)):
+        path = tmp_path / "data" / "precomp" / f"train_{kind}.txt"
+        path.write_text("".join(path.read_text().splitlines(True)[:count]))
+    with pytest.raises(InputError, match="one image"):
+        train(tmp_path / "run", tmp_path / "data", load_config(str(tiny_config)))

@@ -1,4 +1,5 @@
 import gzip
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -76,3 +77,21 @@ def test_a_wrong_line_is_named(tmp_path: Path) -> None:
     path.write_text("dog 1 2 3\ncat 1 2 x\n")
     with pytest.raises(InputError, match=r"vectors\.txt, line 2: expected a word and 3 numbers"):
         read_word_vectors(path, {"cat"}, 3)
+
+
+@pytest.mark.parametrize("kind", ["gz", "zip"])
+def test_a_line_of_gigabytes_takes_no_memory(tmp_path: Path, kind: str) -> None:
+    """8.8 MB of a compressed file can be one line of 5 GB."""
+    path = tmp_path / f"vectors.{kind}"
+    line = b"0 " * (1 << 24)
+    if kind == "gz":
+        path.write_bytes(gzip.compress(line, 1))
+    else:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.txt", line)
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"vectors\.") as raised:
+        read_word_vectors(path, {"dog"}, 300)
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+    assert "\n" not in str(raised.value)

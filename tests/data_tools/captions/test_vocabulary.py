@@ -1,4 +1,6 @@
 import json
+import os
+import pickle
 
 import pytest
 from hypothesis import given, settings
@@ -82,3 +84,29 @@ def test_coverage_counts_words_as_often_as_they_occur():
     vocabulary = Vocabulary([*SPECIAL, "a", "cat"])
     assert vocabulary.coverage(count_words(["a cat sat", "A cat"])) == pytest.approx(4 / 5)
     assert vocabulary.coverage(count_words([])) == 0
+
+
+# SCAN's own file, as Python 2 wrote it: an object of vocab.Vocabulary in protocol 2
+PICKLED = (
+    b"\x80\x02cvocab\nVocabulary\n)\x81}(U\x08word2idx}(U\x05<pad>K\x00U\x07<start>K\x01U\x05<end>K\x02"
+    b"U\x05<unk>K\x03U\x03dogK\x04uU\x08idx2word}(K\x04U\x03doguU\x03idxK\x05ub."
+)
+
+
+@pytest.mark.parametrize("module", [b"vocab", b"build_vocab"])
+def test_scans_old_pickle_is_read(tmp_path, module):
+    (tmp_path / "v.pkl").write_bytes(PICKLED.replace(b"cvocab", b"c" + module))
+    assert Vocabulary.load(tmp_path / "v.pkl").words == [*SPECIAL, "dog"]
+
+
+def test_another_pickle_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'mark'}",)
+
+    for content in (pickle.dumps(Evil(), 2), PICKLED[:-20], b"\x80\x02K\x01.", pickle.dumps({"word2idx": 3}, 2)):
+        (tmp_path / "v.pkl").write_bytes(content)
+        with pytest.raises(InputError, match=r"v\.pkl") as raised:
+            Vocabulary.load(tmp_path / "v.pkl")
+        assert "\n" not in str(raised.value)
+    assert not (tmp_path / "mark").exists()
