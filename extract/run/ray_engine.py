@@ -5,6 +5,7 @@ on another machine if necessary; a part is complete or absent, so nothing else i
 """
 
 import logging
+import os
 import socket
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -18,6 +19,9 @@ from extract.run.worker import PartWorker, WrittenParts
 
 MAX_DEATHS = 3  # actors that may die at one part before the run stops: the part then is the cause
 CONNECT = 5.0  # seconds to wait for a connection to the cluster's address
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""The environment, when Ray is imported, of a cluster that no other machine reaches: whoever does can run code in it.
+Ray has the setting for the firewalls of two other systems; on Linux it does the same."""
 
 
 def _with_absolute_paths(plan: ExtractionPlan) -> ExtractionPlan:
@@ -38,10 +42,6 @@ def _check_connection(address: str) -> None:
         raise InputError(f"--ray-address {address}: no connection ({one_line(error)})") from None
 
 
-LOOPBACK: dict[str, Any] = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
-"""Of a cluster that is started here: no other machine may reach it, since whoever does can run code in it."""
-
-
 class RayPartWriter:
     """Writes parts on a Ray cluster; a `PartWriter`.
 
@@ -56,6 +56,8 @@ class RayPartWriter:
     """
 
     def __init__(self, plan: ExtractionPlan, device: str, address: str) -> None:
+        if not address:
+            os.environ.update(LOOPBACK)
         try:
             import ray
         except ImportError:
@@ -65,8 +67,12 @@ class RayPartWriter:
         if not ray.is_initialized():
             _check_connection(address)
             try:
-                own = {} if address else LOOPBACK
-                ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+                ray.init(
+                    address=address or "local",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **({} if address else {"include_dashboard": False}),
+                )
             except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:
                 reason = one_line(error)
                 raise InputError(f"--ray-address {address or '(none)'}: no Ray cluster: {reason}") from None
