@@ -20,8 +20,8 @@ from extract.run.worker import PartWorker, WrittenParts
 MAX_DEATHS = 3  # actors that may die at one part before the run stops: the part then is the cause
 CONNECT = 5.0  # seconds to wait for a connection to the cluster's address
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""The environment, when Ray is imported, of a cluster that no other machine reaches: whoever does can run code in it.
-Ray has the setting for the firewalls of two other systems; on Linux it does the same."""
+"""The environment, when Ray is imported, of a cluster that no other machine reaches: whoever does can run code in
+it. Ray has the setting for the firewalls of two other systems; on Linux it does the same."""
 
 
 def _with_absolute_paths(plan: ExtractionPlan) -> ExtractionPlan:
@@ -67,12 +67,8 @@ class RayPartWriter:
         if not ray.is_initialized():
             _check_connection(address)
             try:
-                ray.init(
-                    address=address or "local",
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    **({} if address else {"include_dashboard": False}),
-                )
+                own: dict[str, Any] = {} if address else {"include_dashboard": False}
+                ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
             except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:
                 reason = one_line(error)
                 raise InputError(f"--ray-address {address or '(none)'}: no Ray cluster: {reason}") from None
