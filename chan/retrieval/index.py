@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from chan.packing import Packed, join
-from chan.retrieval.manifest import MODEL, read_manifest
+from chan.retrieval.manifest import read_manifest
 from chan.retrieval.segments import OpenSegment
-from chan.runs.folder import load_run_config
 from data_tools.errors import InputError
 
 
@@ -32,7 +31,7 @@ class ImageIndex:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.manifest = folder, read_manifest(folder)
-        self.dim = load_run_config(folder / MODEL).model.dim
+        self.dim = self.manifest.dim
         self.segments = [OpenSegment(folder, segment, self.dim) for segment in self.manifest.segments]
         places = [
             (number, row)

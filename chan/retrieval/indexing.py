@@ -19,7 +19,7 @@ from chan.retrieval.index import ImageIndex
 from chan.retrieval.manifest import MANIFEST, MODEL, Manifest, Segment, read_manifest
 from chan.retrieval.retriever import BATCH, Retriever
 from chan.retrieval.segments import write_segment
-from chan.runs.folder import copy_model, weights_sha256
+from chan.runs.folder import copy_model, load_run_config, weights_sha256
 from chan.runs.provenance import check_same_features
 from data_tools.captions.splits import read_ids
 from data_tools.console import Progress
@@ -116,7 +116,8 @@ def create_index(folder: Path, run: Path, images: Collection, device: str = "aut
         shutil.rmtree(folder / MODEL, ignore_errors=True)  # of a writer that was killed
         copy_model(run, folder / MODEL)
         place = None if images.folder is None else _relative(images.folder, folder)
-        manifest = Manifest(weights_sha256(folder / MODEL), dict(images.features.provenance), place)
+        dim = load_run_config(folder / MODEL).model.dim
+        manifest = Manifest(weights_sha256(folder / MODEL), dim, dict(images.features.provenance), place)
         return _append(folder, manifest, images, device)
 
 
@@ -159,7 +160,7 @@ def compact_index(folder: Path) -> Indexed:
         sources = [(opened.store, np.flatnonzero(opened.alive)) for opened in index.segments]
         files = [opened.files[row] for opened in index.segments for row in np.flatnonzero(opened.alive)]
         manifest = replace(index.manifest, segments=())
-        _write(folder, manifest, sources, files, index.dim)
+        _write(folder, manifest, sources, files)
         return _state(folder, removed=before - len(index))
 
 
@@ -201,8 +202,7 @@ def _append(folder: Path, manifest: Manifest, images: Collection, device: str) -
     rows = np.array([row for row in images.rows().tolist() if names[row] not in held], dtype=np.int64)
     if len(rows) or not manifest.segments:
         listed = [files.get(names[row], "") for row in rows.tolist()]
-        dim = retriever.model.image_encoder.fc.out_features
-        _write(folder, manifest, [(images.features, rows)], listed, dim, retriever.encode_regions)
+        _write(folder, manifest, [(images.features, rows)], listed, retriever.encode_regions)
     return _state(folder, added=len(rows))
 
 
@@ -211,7 +211,6 @@ def _write(
     manifest: Manifest,
     sources: Sequence[tuple[RegionFeatures, np.ndarray]],
     files: Sequence[str],
-    dim: int,
     encode: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> None:
     """Write the images at some rows of some features as the next segment, and the manifest with it."""
@@ -221,7 +220,7 @@ def _write(
     schema = StoreSchema(
         images=len(counts),
         regions=int(counts.sum()),
-        dim=dim,
+        dim=manifest.dim,
         feature_dtype=DTYPE.str,
         region_columns=tuple(name for name in REGION_COLUMNS if all(name in own for own, _ in columns)),
         has_image_sizes=all(sizes for _, sizes in columns),

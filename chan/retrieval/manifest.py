@@ -39,6 +39,7 @@ class Manifest:
 
     Attributes:
         weights_sha256: of the model's weights.
+        dim: D, the joint dimension of its embeddings.
         features: how the region features were made, as their file states it.
         images: the folder of the images, absolute or relative to the index; None if there is none.
         segments: in the order of the images.
@@ -46,6 +47,7 @@ class Manifest:
     """
 
     weights_sha256: str
+    dim: int
     features: Mapping[str, str] = field(default_factory=dict)
     images: str | None = None
     segments: tuple[Segment, ...] = ()
@@ -116,6 +118,7 @@ def _parsed(path: Path, document: dict[str, Any]) -> Manifest:
         segments.append(Segment(entry["name"], images, regions, removed))
     return Manifest(
         weights_sha256=document["weights_sha256"],
+        dim=count(document.get("dim"), "dim"),
         features=features,
         images=document.get("images"),
         segments=tuple(segments),

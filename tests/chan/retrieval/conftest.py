@@ -49,7 +49,7 @@ def made_index(run: Path, tmp_path: Path) -> Callable[[Sequence[Sequence[np.ndar
         folder = tmp_path / "made.index"
         (folder).mkdir()
         (folder / MODEL).symlink_to(run)
-        manifest, number = Manifest(weights_sha256(run)), 0
+        manifest, number = Manifest(weights_sha256(run), DIM), 0
         for images in segments:
             names = [f"i{number + place}" for place in range(len(images))]
             number += len(images)

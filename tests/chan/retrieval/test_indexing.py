@@ -136,6 +136,7 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(made, dataset):
         {"segments": [{"name": "segment-0", "images": -1, "regions": 26, "removed": []}]},
         {"segments": [{"name": "segment-0", "images": 10, "regions": 26, "removed": [3]}]},
         {"written": "1"},
+        {"dim": 17},
         {"images": 5},
         {"features": []},
         {"weights_sha256": None},
@@ -151,5 +152,5 @@ def test_a_damaged_manifest_is_one_line(made, damage):
 @pytest.mark.parametrize("files", [["a"], ["/etc/passwd"] * 10, ["../x.png"] * 10, [5] * 10, {}])
 def test_a_list_of_files_that_leads_out_of_the_folder_is_refused(made, files):
     (made / "segment-0.json").write_text(json.dumps(files))
-    with pytest.raises(InputError, match="segment-0.json"):
+    with pytest.raises(InputError, match=r"segment-0\.json"):
         ImageIndex(made)
