@@ -36,9 +36,9 @@ METRICS = "Metrics"  # a group of the help
 app = make_group("chan", "Train CHAN on region features and captions, and measure and explain its retrieval.")
 
 RunFolder = Annotated[Path, argument("RUN", "Run folder, written by chan train or chan import.")]
-Data = Annotated[
-    Path, option(INPUT, "Data folder, with splits and features in its precomp/ folder.", metavar="DIR")
-]
+_DATA = option(INPUT, "Data folder, with splits and features in its precomp/ folder.", metavar="DIR")
+Data = Annotated[Path, _DATA]
+DataOrNone = Annotated[Path | None, _DATA]
 Features = Annotated[
     Path | None,
     option(
@@ -251,10 +251,7 @@ def index(
         Path | None, argument("[RUN]", "Run folder; needed for a new index, which keeps a copy of its model.")
     ] = None,
     *,
-    data: Annotated[
-        Path | None,
-        option(INPUT, "Data folder: features in its precomp/ folder, pictures in images/.", metavar="DIR"),
-    ] = None,
+    data: DataOrNone = None,
     features: Features = None,
     ids: Annotated[
         Path | None,

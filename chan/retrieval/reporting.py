@@ -92,9 +92,10 @@ def _hit_document(hit: Hit) -> dict[str, Any]:
 
 
 def match_document(match: WordMatch) -> dict[str, Any]:
-    """What a word found, as plain data; the box is x1 y1 x2 y2 in pixels, or null."""
+    """What a word found, as plain data; the box is x1 y1 x2 y2 in pixels, or null; see `WordMatch`."""
     box = None if match.box is None else [round(float(edge), 1) for edge in match.box]
-    return {"word": match.word, "value": round(match.value, 4), "region": match.region, "box": box}
+    drop = None if match.drop is None else round(match.drop, 4)
+    return {"word": match.word, "value": round(match.value, 4), "region": match.region, "box": box, "drop": drop}
 
 
 def _how(results: Results) -> str:

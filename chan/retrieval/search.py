@@ -23,7 +23,7 @@ from data_tools.errors import InputError
 if TYPE_CHECKING:
     from chan.retrieval.retriever import Retriever
 
-MAX_REPEATS = 5
+MAX_WEIGHT = 5
 _SAME_REGION = Scorer.from_names(coding="vha", pooling="max")
 
 
@@ -35,12 +35,14 @@ class Query:
         text: as it was typed.
         words: its words, which know their tokens.
         tokens: (T, D) embeddings of its tokens, one sequence.
+        weights: how often each word counts.
         scored: the tokens that are scored: `tokens`, unless words were struck or weighted.
     """
 
     text: str
     words: tuple[Word, ...]
     tokens: Packed
+    weights: tuple[int, ...]
     scored: Packed
 
     @property
@@ -48,24 +50,32 @@ class Query:
         """The words that the model's vocabulary does not have."""
         return [word.text for word in self.words if not word.known]
 
-    def weighted(self, repeats: Sequence[int]) -> "Query":
+    def weighted(self, weights: Sequence[int]) -> "Query":
         """The query in which the tokens of each word count so many times; 0 strikes the word.
 
         Args:
-            repeats: one number per word, 0 to `MAX_REPEATS`.
+            weights: one number per word, 0 to `MAX_WEIGHT`.
 
         Raises:
             InputError: there are more or fewer numbers than words, one is out of range, or all words are struck.
         """
-        if len(repeats) != len(self.words) or not all(0 <= count <= MAX_REPEATS for count in repeats):
-            raise InputError(f"expected {len(self.words)} weights from 0 to {MAX_REPEATS}, one per word")
-        counts = torch.ones(len(self.tokens.rows), dtype=torch.int64)
-        for word, count in zip(self.words, repeats, strict=True):
-            counts[list(word.tokens)] = count
-        if not counts.any():
+        if len(weights) != len(self.words) or not all(0 <= weight <= MAX_WEIGHT for weight in weights):
+            raise InputError(f"expected {len(self.words)} weights from 0 to {MAX_WEIGHT}, one per word")
+        scored = self._repeated(weights)
+        if scored is None:
             raise InputError("all words are struck; fix: keep one")
+        return replace(self, weights=tuple(weights), scored=scored)
+
+    def without(self, word: int) -> Packed | None:
+        """The tokens that are scored when a word is struck; None where no token is left."""
+        return self._repeated([0 if number == word else weight for number, weight in enumerate(self.weights)])
+
+    def _repeated(self, weights: Sequence[int]) -> Packed | None:
+        counts = torch.ones(len(self.tokens.rows), dtype=torch.int64)  # BERT's [CLS] and [SEP] belong to no word
+        for word, weight in zip(self.words, weights, strict=True):
+            counts[list(word.tokens)] = weight
         rows = self.tokens.rows.repeat_interleave(counts.to(self.tokens.rows.device), 0)
-        return replace(self, scored=pack([rows]))
+        return pack([rows]) if len(rows) else None
 
 
 @dataclass(frozen=True)
@@ -130,7 +140,8 @@ class IndexSearch:
     def query(self, text: str) -> Query:
         """A sentence, encoded; `InputError` if it has no word."""
         tokens = self.retriever.encode_captions([text])
-        return Query(text, tuple(self.retriever.words([text])[0]), tokens, tokens)
+        words = tuple(self.retriever.words([text])[0])
+        return Query(text, words, tokens, (1,) * len(words), tokens)
 
     def search(self, query: str | Query, k: int = 10) -> Results:
         """The k best images for a sentence, by the model's own score.
@@ -149,7 +160,7 @@ class IndexSearch:
         scores = scan(self.index, self.retriever.model.scorer, join([query.scored for query in encoded]))
         seconds = (time.perf_counter() - start) / len(encoded)
         return [
-            Results(tuple(self._hit(query, own, place) for place in best(own, k)), True, "scan", seconds)
+            Results(self._hits(query, own, k), True, "scan", seconds)
             for query, own in zip(encoded, scores, strict=True)
         ]
 
@@ -199,14 +210,30 @@ class IndexSearch:
         scores = self.retriever.score(image, self.retriever.encode_captions(captions))[0].cpu().numpy()
         return [CaptionHit(captions[place], float(scores[place])) for place in best(scores, k)]
 
-    def matches(self, query: Query, position: int) -> tuple[WordMatch, ...]:
-        """What each word of a query found in the image at a position of the index."""
-        image = self.index.regions([position])
-        return tuple(self.retriever.explain(image, query.tokens, query.words, self._boxes(position)))
+    def _hits(self, query: Query, scores: np.ndarray, k: int) -> tuple[Hit, ...]:
+        """The k best images with what each word found in them, and what it adds to their scores."""
+        hits = [self._plain(position, scores[position]) for position in best(scores, k)]
+        if not hits:
+            return ()
+        images = self.index.regions([hit.position for hit in hits]).to(self.retriever.device)
+        drops = self._drops(query, images)
+        described = []
+        for number, hit in enumerate(hits):
+            image, boxes = images.slice(number, number + 1), self._boxes(hit.position)
+            matches = self.retriever.explain(image, query.tokens, query.words, boxes)
+            added = zip(matches, drops[number], strict=True)
+            described.append(replace(hit, words=tuple(replace(match, drop=float(drop)) for match, drop in added)))
+        return tuple(described)
 
-    def _hit(self, query: Query, scores: np.ndarray, position: int) -> Hit:
-        plain = self._plain(position, scores[position])
-        return Hit(plain.image_id, plain.score, plain.file, plain.position, self.matches(query, position))
+    def _drops(self, query: Query, images: Packed) -> np.ndarray:
+        """(images, words): by how much a score falls when a word is struck."""
+        without = [query.without(number) for number in range(len(query.words))]
+        scored = join([query.scored, *(other for other in without if other is not None)])
+        scores = self.retriever.score(images, scored).cpu().numpy()
+        drops = np.repeat(scores[:, :1], len(without), 1)  # a word that stands alone has the whole score
+        kept = [number for number, other in enumerate(without) if other is not None]
+        drops[:, kept] -= scores[:, 1:]
+        return drops
 
     def _plain(self, position: int, score: float, region: int | None = None) -> Hit:
         position = int(position)

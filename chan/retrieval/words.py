@@ -31,9 +31,11 @@ class WordMatch:
         value: its largest cosine similarity with a region, of a word in pieces that of its best piece.
         region: the region that has it, 0 to K - 1.
         box: (4,) float32 x1 y1 x2 y2 of that region in pixels of the upright image; None where no boxes are known.
+        drop: by how much the image's score falls when the word is struck; None where that was not asked for.
     """
 
     word: str
     value: float
     region: int
     box: np.ndarray | None = None
+    drop: float | None = None

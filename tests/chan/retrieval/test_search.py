@@ -101,6 +101,10 @@ def test_a_sentence_finds_images_with_the_regions_of_its_words(made_index, retri
             assert match.word == word.text
             assert match.value == pytest.approx(cosines[word.tokens[0]].max(), abs=1e-5)
             assert cosines[word.tokens[0], match.region] == pytest.approx(match.value, abs=1e-5)
+            rest = [row for place, row in enumerate(query.tokens.rows) if place not in word.tokens]
+            image = pack([torch.from_numpy(images[hit.position]).float()])
+            struck = retriever.score(image, pack([torch.stack(rest)])).item()
+            assert match.drop == pytest.approx(hit.score - struck, abs=1e-4)
 
 
 def test_several_sentences_in_one_pass_find_the_same(made_index, retriever):
