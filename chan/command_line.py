@@ -325,27 +325,70 @@ def search(
         option(INPUT, "Find the sentences that fit --image best in this file, one per line.", metavar="FILE"),
     ] = None,
     k: Annotated[int, option(OUTPUT, "Number of results.", "-k", metavar="N", min=1)] = 10,
+    out: Annotated[
+        Path | None,
+        option(OUTPUT, "Also write the results with their pictures to this page (.html).", metavar="FILE"),
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Find the images that fit a sentence best, and the region that each word found in them."""
-    from chan.retrieval import reporting
+    from chan.retrieval import page, reporting
     from chan.retrieval.retriever import open_index
+    from data_tools.files import check_writable
 
     asked = [*(queries or []), *([] if queries_file is None else reporting.read_lines(queries_file))]
     by_image = [option for option in (region, at, captions) if option is not None]
     if (image is None) == (not asked) or len(by_image) != (image is not None):
         raise UsageError("give sentences, or --image with one of --region, --at and --captions")
+    if out is not None:
+        if out.suffix != ".html" or captions is not None:
+            raise UsageError(f"--out {out}: expected a page, FILE.html, of the images that a search finds")
+        check_writable(out)
     searched = open_index(index, device)
     if captions is not None and image is not None:
         found = searched.captions_for(image, reporting.read_lines(captions), k)
         reporting.print_captions(image, found, as_json)
-    elif image is not None:
+        return
+    if image is not None:
         number = region if region is not None else searched.region_at(image, *reporting.parse_point(at or ""))
-        reporting.print_like(image, number, searched.like(image, number, k), as_json)
-    else:
-        encoded = [searched.query(text) for text in asked]
-        reporting.print_results(encoded, searched.search_all(encoded, k), as_json)
+        results = searched.like(image, number, k)
+        reporting.print_like(image, number, results, as_json)
+        if out is not None:
+            page.save_like(searched, image, number, results, out)
+        return
+    encoded = [searched.query(text) for text in asked]
+    answers = searched.search_all(encoded, k)
+    reporting.print_results(encoded, answers, as_json)
+    if out is not None:
+        page.save_sentences(searched, encoded, answers, out)
+
+
+@command(app, "chan serve runs/scenes.index")
+def serve(
+    index: Annotated[Path, argument("INDEX", "Index, made by chan index.")],
+    *,
+    host: Annotated[
+        str,
+        option(RUN, "Address to listen on; any but this machine's own asks visitors for a token.", metavar="HOST"),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, option(RUN, "Port to listen on; 0 takes a free one.", metavar="N", min=0, max=65535)
+    ] = 8000,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Serve a page to search an index: hover over a word to see its region in every picture."""
+    from chan.retrieval.retriever import open_index
+    from chan.retrieval.server.running import serve as serve_index
+
+    def announce(address: str) -> None:
+        if as_json:
+            print_json({"index": str(index), "address": address})
+        else:
+            print(f"{index}: {address} (Ctrl-C ends it)", flush=True)
+
+    serve_index(open_index(index, device), host, port, announce)
 
 
 def _chosen_config(folder: Path, spec: str | None, changes: list[str], resume: bool) -> "Config":

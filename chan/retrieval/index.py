@@ -53,16 +53,6 @@ class ImageIndex:
         return int(sum(segment.counts[segment.alive].sum() for segment in self.segments))
 
     @property
-    def class_names(self) -> list[str]:
-        """The names of the detector's classes; empty if the features did not state them."""
-        return self.manifest.features.get("class_names", "").splitlines()
-
-    @property
-    def attribute_names(self) -> list[str]:
-        """The names of the detector's attributes; empty if the features did not state them."""
-        return self.manifest.features.get("attribute_names", "").splitlines()
-
-    @property
     def images_folder(self) -> Path | None:
         """The folder of the images; None if it is not known."""
         return None if self.manifest.images is None else self.folder / self.manifest.images
@@ -91,6 +81,22 @@ class ImageIndex:
         """A column of the store for the regions (K, ...) of an image: boxes, class_ids, ...; None without it."""
         segment, row = self._place(position)
         return segment.store.gather_column(name, np.array([row])) if name in segment.columns else None
+
+    def labels(self, position: int) -> list[str] | None:
+        """Attribute and class of each region of an image, as "red car"; None where they have no names."""
+        nouns = self._names(position, "class")
+        adjectives = self._names(position, "attribute")
+        if nouns is None or adjectives is None:
+            return nouns
+        return [" ".join(filter(None, pair)) for pair in zip(adjectives, nouns, strict=True)]
+
+    def _names(self, position: int, kind: str) -> list[str] | None:
+        """The class or attribute names of an image's regions; an empty text for an id that has none."""
+        ids, names = self.column(position, f"{kind}_ids"), self.manifest.features.get(f"{kind}_names")
+        if ids is None or not names:
+            return None
+        listed = names.split("\n")
+        return [listed[number] if 0 <= number < len(listed) else "" for number in ids.tolist()]
 
     def size(self, position: int) -> tuple[int, int] | None:
         """Height and width of an image in pixels; None if they are not known."""

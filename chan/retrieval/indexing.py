@@ -182,9 +182,9 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _remove_strays(folder: Path, segments: Sequence[Segment]) -> None:
-    """Remove segment files, and unfinished ones, that no manifest names."""
+    """Remove segment files that no manifest names, and unfinished files of any kind."""
     named = {f"{segment.name}{ending}" for segment in segments for ending in (".h5", ".json")}
-    for path in (*folder.glob("segment-*"), *folder.glob(".segment-*")):
+    for path in (*folder.glob("segment-*"), *folder.glob(".*.tmp")):
         if path.name not in named:
             path.unlink()
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from chan.retrieval.documents import of_match
 from chan.retrieval.explanation import is_content_word
 from chan.retrieval.search import CaptionHit, Hit, Query, Results
 from chan.retrieval.words import WordMatch
@@ -87,15 +88,8 @@ def _hit_document(hit: Hit) -> dict[str, Any]:
     if hit.region is not None:
         document["region"] = hit.region
     if hit.words:
-        document["words"] = [match_document(match) for match in hit.words]
+        document["words"] = [of_match(match) for match in hit.words]
     return document
-
-
-def match_document(match: WordMatch) -> dict[str, Any]:
-    """What a word found, as plain data; the box is x1 y1 x2 y2 in pixels, or null; see `WordMatch`."""
-    box = None if match.box is None else [round(float(edge), 1) for edge in match.box]
-    drop = None if match.drop is None else round(match.drop, 4)
-    return {"word": match.word, "value": round(match.value, 4), "region": match.region, "box": box, "drop": drop}
 
 
 def _how(results: Results) -> str:

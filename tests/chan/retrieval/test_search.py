@@ -27,7 +27,7 @@ def collection(seed: int, images: int) -> list[np.ndarray]:
     random = np.random.default_rng(seed)
     made: list[np.ndarray] = []
     for number in range(images):
-        made.append(made[number // 2] if number % 3 == 2 else exact_rows(random, random.integers(1, 6)))
+        made.append(made[number // 2] if number % 3 == 2 else exact_rows(random, int(random.integers(1, 6))))
     return made
 
 
