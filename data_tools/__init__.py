@@ -3,11 +3,9 @@
 Neither `extract` nor `chan` is imported here; both import this package before they import PyTorch.
 """
 
-import os
-import pwd
-import tempfile
 from typing import TYPE_CHECKING
 
+from data_tools.environment import prepare_environment
 from data_tools.facade import lazy_names
 
 if TYPE_CHECKING:
@@ -43,15 +41,4 @@ else:  # hidden from type checkers, to which every name would exist with a __get
         },
     )
 
-# On Linux PyTorch then takes tensors of megabytes in huge pages: a training step on a CPU spends half its time on
-# the page faults of small ones (docs/performance.md). PyTorch reads the variable with its first tensor; a value
-# that the user has set, 0 for instance, is kept.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
-# In a container a user may have neither a HOME nor an entry among the users; libraries that look for the user's
-# folder then raise errors when they are imported.
-if "HOME" not in os.environ:
-    try:
-        pwd.getpwuid(os.getuid())
-    except KeyError:
-        os.environ["HOME"] = tempfile.gettempdir()
+prepare_environment()

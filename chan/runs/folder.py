@@ -7,6 +7,8 @@ RUN/*.safetensors, state.pt    weights and resumable state: see `chan.training.c
 RUN/metrics.jsonl          and TensorBoard's event files: see `chan.training.log`
 """
 
+import hashlib
+import shutil
 from pathlib import Path
 
 import torch
@@ -15,11 +17,12 @@ from chan.build import build_model
 from chan.config import Config, TextEncoderName, read_config, save_config
 from chan.data.splits import FeatureSplit, check_dim, open_split
 from chan.model.chan import Chan
-from chan.runs.provenance import check_provenance, save_provenance
+from chan.runs.provenance import check_provenance, load_provenance, save_provenance
 from chan.text.tokenizers import BertTokenizer, CaptionTokenizer, VocabularyTokenizer
 from chan.training.checkpoints import BEST, load_weights
 from data_tools.captions.vocabulary import Vocabulary
-from data_tools.errors import InputError, UsageError
+from data_tools.errors import InputError, UsageError, reading
+from data_tools.files import replacing
 
 CONFIG = "config.yaml"
 
@@ -80,6 +83,26 @@ def load_best_model(folder: Path, device: torch.device) -> tuple[Chan, int, Capt
     model = build_model(config.model, dim, tokenizer, pretrained=False)
     load_weights(model, folder / BEST)
     return model.to(device), dim, tokenizer
+
+
+def copy_model(run: Path, folder: Path) -> None:
+    """Copy what `load_best_model` reads of a run to another folder, which then can be used like the run.
+
+    Raises:
+        InputError: the run lacks a file, or the folder cannot be written.
+    """
+    config = load_run_config(run)
+    start_run(folder, config, load_tokenizer(run, config), load_provenance(run))
+    if not (run / BEST).is_file():
+        raise InputError(f"{run / BEST}: no such file; fix: train until an epoch is finished")
+    with replacing(folder / BEST) as temporary:
+        shutil.copyfile(run / BEST, temporary)
+
+
+def weights_sha256(run: Path) -> str:
+    """SHA-256 of a run's best weights, in hexadecimal; `InputError` where they cannot be read."""
+    with reading(run / BEST), (run / BEST).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_run(

@@ -5,6 +5,7 @@ and a run that does not know them (imported checkpoints) are accepted.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from chan.data.splits import FeatureSplit
@@ -19,23 +20,28 @@ def save_provenance(folder: Path, provenance: dict[str, str]) -> None:
     replace_file(folder / FEATURES, json.dumps(provenance, indent=2).encode())
 
 
+def load_provenance(folder: Path) -> dict[str, str]:
+    """The provenance of the training features of the run in `folder`; empty where it does not know them."""
+    path = folder / FEATURES
+    trained = read_json(path) if path.is_file() else {}
+    if not isinstance(trained, dict):
+        raise InputError(f"{path}: expected an object of names and values")
+    return trained
+
+
 def check_provenance(folder: Path, feature_split: FeatureSplit) -> None:
     """Check features against those that the run in `folder` was trained on.
 
     Raises:
         InputError: weights or selection rule differ.
     """
-    path = folder / FEATURES
-    trained = read_json(path) if path.is_file() else {}
-    if not isinstance(trained, dict):
-        raise InputError(f"{path}: expected an object of names and values")
-    check_same_features(trained, f"the run {folder}", feature_split)
+    features = feature_split.features.provenance
+    check_same_features(load_provenance(folder), f"the run {folder}", features, feature_split.source)
 
 
-def check_same_features(expected: dict[str, str], owner: str, feature_split: FeatureSplit) -> None:
-    """`InputError` where the split's features have other weights or another selection rule than `owner`'s."""
-    source = feature_split.source
+def check_same_features(expected: Mapping[str, str], owner: str, found: Mapping[str, str], source: Path) -> None:
+    """`InputError` where the features in `source` have other weights or another selection rule than `owner`'s."""
     for key, name in (("weights_sha256", "weights"), ("selection", "selection")):
-        ours, theirs = feature_split.features.provenance.get(key), expected.get(key)
+        ours, theirs = found.get(key), expected.get(key)
         if ours and theirs and ours != theirs:
             raise InputError(f"{source}: features made with {name} {ours}, those of {owner} with {theirs}")

@@ -56,7 +56,9 @@ def train(
             check_dim(feature_split, dim)
             if resume:
                 check_provenance(folder, feature_split)
-        check_same_features(training.features.provenance, str(training.source), dev)
+        check_same_features(
+            training.features.provenance, str(training.source), dev.features.provenance, dev.source
+        )
         if resume:
             tokenizer = runs.load_tokenizer(folder, config)
         else:

@@ -17,7 +17,7 @@ import numpy as np
 
 from chan.text.bert import load_bert_config, load_bert_tokenizer, max_tokens, save_architecture
 from data_tools.captions.tokenization import tokenize
-from data_tools.captions.vocabulary import END, MASK_TOKEN, START, Vocabulary
+from data_tools.captions.vocabulary import END, MASK_TOKEN, START, UNK, Vocabulary
 from data_tools.errors import InputError
 
 Word = tuple[str, list[int]]
@@ -56,6 +56,7 @@ class CaptionTokenizer(Protocol):
     prefix: list[int]  # ids before the first word
     suffix: list[int]  # ids after the last word
     mask_id: int  # the id of the mask token
+    unknown_id: int  # the id of what the tokenizer does not know
     vocab_size: int  # ids are 0 to vocab_size - 1
 
     def words(self, captions: Sequence[str]) -> list[list[Word]]:
@@ -79,7 +80,8 @@ class VocabularyTokenizer:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary.with_mask()
         self.prefix, self.suffix = [], []
-        self.mask_id, self.vocab_size = self.vocabulary.index(MASK_TOKEN), len(self.vocabulary)
+        self.mask_id, self.unknown_id = self.vocabulary.index(MASK_TOKEN), UNK
+        self.vocab_size = len(self.vocabulary)
 
     def words(self, captions: Sequence[str]) -> list[list[Word]]:
         """The tokens of each caption, between `<start>` and `<end>`."""
@@ -111,7 +113,8 @@ class BertTokenizer:
         self.source = source
         self.tokenizer: Any = load_bert_tokenizer(source)
         self.prefix, self.suffix = [self.tokenizer.cls_token_id], [self.tokenizer.sep_token_id]
-        self.mask_id, self.vocab_size = self.tokenizer.mask_token_id, len(self.tokenizer)
+        self.mask_id, self.unknown_id = self.tokenizer.mask_token_id, self.tokenizer.unk_token_id
+        self.vocab_size = len(self.tokenizer)
         config = load_bert_config(source)
         if self.vocab_size > config.vocab_size:
             raise InputError(

@@ -187,6 +187,19 @@ class FeatureStore:
         """(K, 4) float32 x1 y1 x2 y2 in pixels of the upright original; None if the store has no boxes."""
         return self._column("boxes", row) if "boxes" in self.datasets else None
 
+    def gather_column(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """(sum of the counts of `rows`, ...): one of `REGION_COLUMNS` for several images, one after the other.
+
+        Raises:
+            KeyError: the store has no such column.
+        """
+        return np.concatenate([self._column(name, row) for row in rows.tolist()])
+
+    @property
+    def image_sizes(self) -> np.ndarray | None:
+        """(N, 2) int32 height and width of each image in pixels; None if the store has no sizes."""
+        return self._file["image_sizes"][:] if "image_sizes" in self._file else None
+
     def _column(self, name: str, row: int) -> np.ndarray:
         with reading(self.path, f"{name} cannot be read"):
             rows = self._file[name][self._offsets[row] : self._offsets[row + 1]]

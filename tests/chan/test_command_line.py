@@ -137,3 +137,74 @@ def test_wrong_use_is_one_clear_line(chan: Chan, dataset: Path, tiny_config: Pat
 def test_help_has_examples(chan: Chan) -> None:
     for command in ("train", "evaluate", "ensemble", "import", "explain"):
         assert f"Example: chan {command}" in " ".join(chan(command, "--help").out.split())
+
+
+@pytest.fixture(scope="module")
+def index(run: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of the test split, made by a process."""
+    folder = tmp_path_factory.mktemp("command") / "shapes.index"
+    ids = dataset / "precomp" / "test_ids.txt"
+    done = in_process("index", run, "--data", dataset, "--ids", ids, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{folder}: 6 images, ")
+    return folder
+
+
+def test_an_index_is_searched_by_sentences_and_each_word_says_what_it_found(
+    chan: Chan, index: Path, tmp_path: Path
+) -> None:
+    asked = tmp_path / "asked.txt"
+    asked.write_text("a yellow triangle\n\nthe green circle\n")
+    document = json.loads(chan("search", index, "a red zebra", "--queries", asked, "-k", 2, "--json").out)
+    assert [found["query"] for found in document] == ["a red zebra", "a yellow triangle", "the green circle"]
+    assert document[0]["unknown_words"] == ["zebra"]
+    for found in document:
+        assert found["exact"] is True
+        assert len(found["hits"]) == 2
+        assert found["hits"][0]["score"] >= found["hits"][1]["score"]
+        assert [word["word"] for word in found["hits"][0]["words"]][1:-1] == found["query"].split()
+        for hit in found["hits"]:
+            assert Path(hit["file"]).is_file()
+            assert all(len(word["box"]) == 4 for word in hit["words"])
+    text = chan("search", index, "a red zebra", "-k", 2).out.splitlines()
+    assert "not in the model's vocabulary: zebra" in text[1]
+    assert [line.split()[:3] for line in text[2::2]] == [
+        [str(rank), f"{hit['score']:.3f}", hit["id"]] for rank, hit in enumerate(document[0]["hits"], start=1)
+    ]
+
+
+def test_an_index_is_searched_by_a_region_and_by_a_point_in_it(chan: Chan, index: Path) -> None:
+    by_region = json.loads(chan("search", index, "--image", "17", "--region", 1, "-k", 3, "--json").out)
+    by_point = json.loads(chan("search", index, "--image", "17", "--at", "90,30", "-k", 3, "--json").out)
+    assert by_region["hits"] == by_point["hits"]
+    assert by_region["hits"][0]["id"] == "17"
+    assert by_region["hits"][0]["region"] == 1
+
+
+def test_sentences_are_found_for_an_image(chan: Chan, index: Path, dataset: Path) -> None:
+    captions = dataset / "precomp" / "test_caps.txt"
+    document = json.loads(chan("search", index, "--image", "19", "--captions", captions, "-k", 4, "--json").out)
+    assert len(document["captions"]) == 4
+    assert all(hit["caption"] in captions.read_text() for hit in document["captions"])
+
+
+def test_an_index_grows_and_shrinks(chan: Chan, index: Path, dataset: Path, run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "own.index"
+    chan("index", run, "--data", dataset, "--ids", dataset / "precomp" / "dev_ids.txt", "--out", folder)
+    assert json.loads(chan("index", "--data", dataset, "--add", "--out", folder, "--json").out)["added"] == 18
+    gone = json.loads(chan("index", "--remove", "3", "--remove", "4", "--compact", "--out", folder, "--json").out)
+    assert gone["images"] == 21
+    assert "holds no image 3" in chan.complains("index", "--remove", "3", "--out", folder, code=1)
+
+
+def test_what_a_search_cannot_do_is_one_line(chan: Chan, index: Path, run: Path, dataset: Path) -> None:
+    assert "no word" in chan.complains("search", index, "  ", code=1)
+    assert "no region" in chan.complains("search", index, "--image", "17", "--at", "500,500", code=1)
+    assert "99" in chan.complains("search", index, "--image", "17", "--region", "99", code=1)
+    assert "--at" in chan.complains("search", index, "--image", "17", "--at", "5", code=2)
+    assert "sentences" in chan.complains("search", index, code=2)
+    assert "sentences" in chan.complains("search", index, "red", "--image", "17", "--region", "1", code=2)
+    assert "no index" in chan.complains("search", run, "red", code=1)
+    assert "--add" in chan.complains("index", run, "--data", dataset, "--out", index, code=2)
+    assert "RUN" in chan.complains("index", "--data", dataset, "--out", index, code=2)
+    assert "--data" in chan.complains("index", run, "--out", index, code=2)

@@ -1,0 +1,188 @@
+"""A trained model, ready to encode images and sentences, to score them and to say why.
+
+Shapes: B_i images, B_t captions, R regions of all images, W token embeddings of all captions, K regions of one
+image, F feature dimension, D joint dimension.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chan.data.splits import caption_batch
+from chan.model.chan import Chan
+from chan.packing import Packed, join, offsets_of
+from chan.retrieval.manifest import MODEL, read_manifest
+from chan.retrieval.search import IndexSearch
+from chan.retrieval.words import SPECIAL, Word, WordMatch
+from chan.runs.folder import load_best_model
+from chan.scoring.hard_assignment import best_keys
+from chan.text.tokenizers import CaptionTokenizer, tokenize_captions
+from data_tools.devices import resolve_device
+from data_tools.errors import InputError
+from data_tools.store.features import RegionFeatures
+
+BATCH = 128  # images or captions encoded at a time
+
+
+class Retriever:
+    """Encodes images and captions with a trained model and scores them.
+
+    >>> retriever = Retriever.from_pretrained("runs/chan")  # doctest: +SKIP
+    >>> images = retriever.encode_images([np.zeros((36, 2048), np.float32)])  # doctest: +SKIP
+    >>> captions = retriever.encode_captions(["a dog on the beach"])  # doctest: +SKIP
+    >>> retriever.score(images, captions).shape  # doctest: +SKIP
+    torch.Size([1, 1])
+
+    Args:
+        model: on `device`.
+        tokenizer: of the model.
+        dim: F.
+        device: where to compute.
+        folder: the run's, if it has one.
+    """
+
+    def __init__(
+        self, model: Chan, tokenizer: CaptionTokenizer, dim: int, device: torch.device, folder: Path | None = None
+    ) -> None:
+        self.model, self.tokenizer, self.dim, self.device, self.folder = (
+            model.eval(),
+            tokenizer,
+            dim,
+            device,
+            folder,
+        )
+
+    @classmethod
+    def from_pretrained(cls, run: str | Path, device: str = "auto") -> "Retriever":
+        """The best weights of a run.
+
+        Args:
+            run: a run folder, written by `chan train` or `chan import`, or the `model` folder of an index.
+            device: auto, cpu, cuda or cuda:N.
+
+        Raises:
+            InputError: there is no run, no epoch of it is finished, or its files do not fit together.
+            UsageError: this machine has no such device.
+        """
+        where = resolve_device(device)
+        model, dim, tokenizer = load_best_model(Path(run), where)
+        return cls(model, tokenizer, dim, where, Path(run))
+
+    @torch.inference_mode()
+    def encode_images(self, features: RegionFeatures | Sequence[np.ndarray]) -> Packed:
+        """The region embeddings (R, D) of images, on the device.
+
+        Args:
+            features: an opened features file, all of whose images are encoded, or one array (K, F) per image.
+
+        Raises:
+            InputError: the features have another dimension than the model's, or an image has no region.
+        """
+        if isinstance(features, Sequence):
+            arrays = [np.asarray(array) for array in features]
+            for number, array in enumerate(arrays):
+                if array.ndim != 2 or array.shape[1] != self.dim or not len(array):
+                    raise InputError(
+                        f"image {number}: expected features of shape (regions, {self.dim}), found {array.shape}"
+                    )
+            batches = [arrays[first : first + BATCH] for first in range(0, len(arrays), BATCH)]
+            parts = [self._encode(np.concatenate(batch), np.array([len(a) for a in batch])) for batch in batches]
+        else:
+            if features.dim != self.dim:
+                raise InputError(f"features of {features.dim} numbers per region; the model expects {self.dim}")
+            spans = [
+                np.arange(first, min(first + BATCH, len(features))) for first in range(0, len(features), BATCH)
+            ]
+            parts = [self._encode(features.gather(rows), features.counts[rows]) for rows in spans]
+        return join(parts)
+
+    @torch.inference_mode()
+    def encode_regions(self, features: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """(R, D) float32 embeddings, on the CPU, of the features (R, F) of images with (n,) numbers of regions."""
+        return self._encode(features, counts).rows.cpu().numpy()
+
+    def _encode(self, features: np.ndarray, counts: np.ndarray) -> Packed:
+        batch = Packed(torch.from_numpy(features), offsets_of(torch.from_numpy(np.asarray(counts, np.int64))))
+        return self.model.image_encoder(batch.to(self.device))
+
+    @torch.inference_mode()
+    def encode_captions(self, captions: Sequence[str]) -> Packed:
+        """The token embeddings (W, D) of sentences, on the device.
+
+        Raises:
+            InputError: a sentence has no word.
+        """
+        for number, words in enumerate(self.words(captions)):
+            if not any(word.text not in SPECIAL for word in words):
+                raise InputError(f"query {number + 1} has no word: {captions[number]!r}")
+        ids = tokenize_captions(self.tokenizer, captions)
+        numbers = np.arange(len(captions))
+        batches = [numbers[first : first + BATCH] for first in range(0, len(numbers), BATCH)]
+        return join(
+            [
+                self.model.text_encoder(caption_batch(ids, self.tokenizer, batch).to(self.device))
+                for batch in batches
+            ]
+        )
+
+    @torch.inference_mode()
+    def score(self, images: Packed, captions: Packed) -> Tensor:
+        """(B_i, B_t) float32 scores of embeddings, by the model's coding and pooling."""
+        return self.model.score(images, captions)
+
+    def words(self, captions: Sequence[str]) -> list[list[Word]]:
+        """The words of each sentence, and where their token embeddings are."""
+        unknown = self.tokenizer.unknown_id
+        spelled = []
+        for words in self.tokenizer.words(captions):
+            place, found = len(self.tokenizer.prefix), []
+            for text, ids in words:
+                tokens = tuple(range(place, place + len(ids)))
+                found.append(Word(text, tokens, known=text in SPECIAL or unknown not in ids))
+                place += len(ids)
+            spelled.append(found)
+        return spelled
+
+    @torch.inference_mode()
+    def explain(
+        self, image: Packed, caption: Packed, words: Sequence[Word], boxes: np.ndarray | None = None
+    ) -> list[WordMatch]:
+        """What each word found in an image.
+
+        Args:
+            image: the (K, D) embeddings of one image.
+            caption: the token embeddings of one sentence.
+            words: the words of that sentence.
+            boxes: (K, 4) of the regions, if they are known.
+        """
+        rows = image.rows.to(caption.rows.device, torch.float32)
+        values, winners = best_keys(caption.rows.float(), image.with_rows(rows))
+        value, winner = values[:, 0].tolist(), winners[:, 0].tolist()
+        matches = []
+        for word in words:
+            token = max(word.tokens, key=value.__getitem__)
+            region = winner[token]
+            matches.append(WordMatch(word.text, value[token], region, None if boxes is None else boxes[region]))
+        return matches
+
+    def open_index(self, folder: Path | str) -> IndexSearch:
+        """An index of this model's embeddings, to search in it.
+
+        Raises:
+            InputError: there is no index, or it was made with other weights.
+        """
+        return IndexSearch(Path(folder), self)
+
+
+def open_index(folder: Path | str, device: str = "auto") -> IndexSearch:
+    """An index to search in, with its own copy of the model that made it.
+
+    Raises:
+        InputError: there is no index, or it is damaged.
+        UsageError: this machine has no such device.
+    """
+    read_manifest(Path(folder))  # a folder without an index is that, not a folder without a run
+    return Retriever.from_pretrained(Path(folder) / MODEL, device).open_index(folder)
