@@ -3,6 +3,8 @@
 Each command imports what it needs in its body, so that `--help` and a usage error import no library of arithmetic.
 """
 
+import inspect
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -422,4 +424,25 @@ def _report(split: "Split", result: "Evaluation", more: dict[str, Any], as_json:
         print(f"{name:16}" + "".join(f"{side:>6} {value:5.1f}" for side, value in sides.items()))
 
 
-chan = entry_point(app)
+def _checked_app() -> None:
+    """The application; `chan train --epochs 3` is told how a key of the configuration is given."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["train"]:
+        known = {f"--{name.replace('_', '-')}" for name in [*inspect.signature(train).parameters, "help", "json"]}
+        for option in (argument.partition("=")[0] for argument in arguments if argument.startswith("--")):
+            if option not in known:
+                _suggest_key(option)
+    app()
+
+
+def _suggest_key(option: str) -> None:
+    from chan.config import Config
+    from chan.keys import keys_of
+
+    name = option.removeprefix("--").replace("-", "_")
+    keys = [key.name for key in keys_of(Config()) if key.name == name or key.name.endswith(f".{name}")]
+    if keys:
+        raise UsageError(f"{option}: no such option; a key of the configuration is given as {keys[0]}=VALUE")
+
+
+chan = entry_point(_checked_app)

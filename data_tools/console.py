@@ -12,7 +12,6 @@ from data_tools.workers import worker_death
 
 if TYPE_CHECKING:  # rich takes a tenth of a second, and only a progress bar needs it
     import rich.progress
-    import typer
 
 PLAIN_INTERVAL = 10.0  # seconds between the plain progress lines written where there is no terminal
 
@@ -21,7 +20,7 @@ class UserInterruptError(Exception):
     """The user interrupted a command; the message says how to continue and may be empty."""
 
 
-def run(app: "typer.Typer") -> None:
+def run(app: Callable[[], Any]) -> None:
     """Run a command-line application and end the process with the project's exit codes.
 
     0 is success, 1 a failure of the work (`InputError`), 2 wrong use (`UsageError`, and what typer rejects),
@@ -52,7 +51,7 @@ def _complain(message: object, code: int) -> int:
     return code
 
 
-def entry_point(app: "typer.Typer") -> Callable[[], None]:
+def entry_point(app: Callable[[], Any]) -> Callable[[], None]:
     """A console script that runs `app` with the project's error lines and exit codes."""
     return lambda: run(app)
 

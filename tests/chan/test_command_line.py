@@ -208,3 +208,10 @@ def test_what_a_search_cannot_do_is_one_line(chan: Chan, index: Path, run: Path,
     assert "--add" in chan.complains("index", run, "--data", dataset, "--out", index, code=2)
     assert "RUN" in chan.complains("index", "--data", dataset, "--out", index, code=2)
     assert "--data" in chan.complains("index", run, "--out", index, code=2)
+
+
+def test_a_key_given_as_an_option_is_explained(chan: Chan, dataset: Path, tmp_path: Path) -> None:
+    given = ("--data", dataset, "--out", tmp_path / "run", "--config", "scenes")
+    assert "train.epochs=VALUE" in chan.complains("train", *given, "--epochs", "3", code=2)
+    assert "train.batch_size=VALUE" in chan.complains("train", *given, "--batch-size=3", code=2)
+    assert "expected auto, cpu, cuda or cuda:N" in chan.complains("train", *given, "--device", "gpu", code=2)
