@@ -436,10 +436,12 @@ def _checked_app() -> None:
 
 
 def _suggest_key(option: str) -> None:
+    name = option.removeprefix("--").replace("-", "_")
+    if f"    {name}: " not in Path(__file__).with_name("config.py").read_text("utf-8"):
+        return  # a usage error imports no library, unless the option has the name of a key
     from chan.config import Config
     from chan.keys import keys_of
 
-    name = option.removeprefix("--").replace("-", "_")
     keys = [key.name for key in keys_of(Config()) if key.name == name or key.name.endswith(f".{name}")]
     if keys:
         raise UsageError(f"{option}: no such option; a key of the configuration is given as {keys[0]}=VALUE")

@@ -30,11 +30,16 @@ BATCH = 128  # images or captions encoded at a time
 class Retriever:
     """Encodes images and captions with a trained model and scores them.
 
-    >>> retriever = Retriever.from_pretrained("runs/chan")  # doctest: +SKIP
-    >>> images = retriever.encode_images([np.zeros((36, 2048), np.float32)])  # doctest: +SKIP
-    >>> captions = retriever.encode_captions(["a dog on the beach"])  # doctest: +SKIP
-    >>> retriever.score(images, captions).shape  # doctest: +SKIP
-    torch.Size([1, 1])
+    >>> from chan.build import build_model
+    >>> from chan.config import ModelConfig
+    >>> from chan.text.tokenizers import VocabularyTokenizer
+    >>> from data_tools.captions.vocabulary import Vocabulary
+    >>> tokenizer = VocabularyTokenizer(Vocabulary.build(["a dog on the beach"], threshold=1))
+    >>> model = build_model(ModelConfig(dim=8), 4, tokenizer, pretrained=False)
+    >>> retriever = Retriever(model, tokenizer, 4, torch.device("cpu"))  # or Retriever.from_pretrained("runs/my")
+    >>> images = retriever.encode_images([np.ones((3, 4), np.float32), np.ones((2, 4), np.float32)])
+    >>> retriever.score(images, retriever.encode_captions(["a dog"])).shape
+    torch.Size([2, 1])
 
     Args:
         model: on `device`.
