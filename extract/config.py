@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from data_tools.configs import check_yaml, find_base, find_config
+from data_tools.configs import check_yaml, find_config
 from data_tools.detection.labels import Labels, load_labels
 from data_tools.errors import InputError, reading
 from data_tools.files import read_text
@@ -56,10 +56,11 @@ def _check_files(path: Path, levels: int = 4) -> None:
     base = document.get("_BASE_")
     if base is None:
         return
-    found = find_base("extract", path, base)
-    if levels == 0 or found.parent != path.parent or found.name != base:
-        raise InputError(f"{path}: _BASE_: expected a file beside this one, in at most 4 levels, found {base!r}")
-    _check_files(found, levels - 1)
+    if not isinstance(base, str) or ":" in base or base.startswith("~") or not (path.parent / base).is_file():
+        raise InputError(f"{path}: _BASE_: expected a file on this machine, found {base!r}")
+    if levels == 0:
+        raise InputError(f"{path}: _BASE_: more than 4 files that build on one another")
+    _check_files(path.parent / base, levels - 1)
 
 
 def _check_choices(cfg: CfgNode, path: Path) -> None:

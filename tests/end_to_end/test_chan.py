@@ -121,5 +121,5 @@ def test_a_malicious_checkpoint_is_one_line_and_runs_nothing(tmp_path):
 
     torch.save({"model": [Evil()] * 4, "opt": Evil()}, tmp_path / "evil.pth")
     done = chan("import", tmp_path / "evil.pth", "--vocab", "v.json", "--out", tmp_path / "run")
-    assert "was not loaded" in one_line(done, 1)
+    assert "nothing of it was run" in one_line(done, 1)
     assert not (tmp_path / "trace").exists()

@@ -41,7 +41,7 @@ def run(monkeypatch, capsys, command, *arguments):
         ((".", "--config", "scenes", "--weights", "random", "--boxes", "absent.json"), 1, "no such file of boxes"),
         ((".", "--config", "butd_r101_caffe_10_100"), 2, "bua-caffe-frcn-r101-k10-100.pth"),
         ((".", "--config", "scenes", "--weights", "http://127.0.0.1:1/w.pth"), 1, "could not be fetched"),
-        ((".", "--device", "hpu"), 2, "--device hpu: not available here"),
+        ((".", "--device", "hpu"), 2, "--device hpu: expected auto, cpu"),
         ((".", "--device", "cuda:77"), 2, "--device cuda:77: not available here"),
     ],
 )

@@ -61,7 +61,7 @@ import os, pathlib, sys
 from tests.fuzz import watching
 from tests.fuzz.runner import run
 from tests.fuzz.targets import Target
-watching.CPU_SECONDS = 2
+watching.CPU_SECONDS = 4
 def crash(): os.kill(os.getpid(), 11)
 def obey(): os.mkdir(watching.TRACE)
 def spin():
