@@ -164,10 +164,10 @@ def _locked(lock: Path, kind: int) -> int | None:
         try:
             fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                return descriptor  # a network disk without locks: work goes on unclaimed
             os.close(descriptor)
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                return None
-            raise
+            return None
         with suppress(FileNotFoundError):
             if os.fstat(descriptor).st_ino == lock.stat().st_ino:
                 os.ftruncate(descriptor, 0)
