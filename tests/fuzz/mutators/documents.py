@@ -33,13 +33,14 @@ HOSTILE: tuple[Any, ...] = (
     *([], {}, [[]], [None], {"": 0}, [1, "a", None], [[1, 2], [3]]),
 )
 _DEEP = "a-place-for-depth"
+MAX_PLACES = 10_000
 
 
 def places(document: Any) -> list[tuple[Any, Any]]:
     """Every (container, key) of a document of dictionaries and lists."""
     found: list[tuple[Any, Any]] = []
     waiting = [document]
-    while waiting:
+    while waiting and len(found) < MAX_PLACES:  # a document that an alias made part of itself has no end
         node = waiting.pop()
         keys = list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
         found += [(node, key) for key in keys]
