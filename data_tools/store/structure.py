@@ -101,8 +101,8 @@ def checked_datasets(path: Path, file: h5py.File, virtual: bool) -> dict[str, h5
     present = [name for name in DATASETS if name in _NEEDED or _has(file, name)]
     found = {name: _typed(path, name, _linked(path, file, name)) for name in present}
     (images,), (regions, dim) = found["image_ids"].shape, found["features"].shape
-    if dim > MAX_DIM:  # 0 where only boxes were stored
-        raise InputError(f"{path}: features: expected at most {MAX_DIM} numbers per region, found {dim}")
+    if dim > MAX_DIM or (regions and not dim and "boxes" not in found):  # without numbers where boxes bound them
+        raise InputError(f"{path}: features: expected 1 to {MAX_DIM} numbers per region, found {dim}")
     shapes = {name: (regions, *trailing) for name, (_, trailing) in REGION_COLUMNS.items()}
     shapes |= {"image_sizes": (images, 2)}
     for name, dataset in found.items():

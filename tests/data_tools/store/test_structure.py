@@ -50,6 +50,14 @@ def alone(name, *args, **options):
     return change
 
 
+def nothing_but_regions(file):
+    """Offsets that agree with a claim that nothing bounds."""
+    alone("features", (10**12, 0), "f4")(file)
+    offsets = file["offsets"][:]
+    offsets[-1] = 10**12
+    file["offsets"][:] = offsets
+
+
 def many_ids(file):
     alone("image_ids", (5 * 10**9,), "S9")(file)
     replace_dataset("offsets", (5 * 10**9 + 1,), "i8")(file)
@@ -89,7 +97,8 @@ HOSTILE = {
     "no rows of 8 TB": ("features", replace_dataset("features", (3, 10**12), "f4")),
     "five billion ids": ("image_ids", many_ids),
     "chunks of nothing": ("features", alone("features", (10**9, 3), "f4", chunks=(10**6, 3))),
-    "many regions of no numbers": ("offsets", alone("features", (10**12, 0), "f4")),
+    "many regions of no numbers": ("features", alone("features", (10**12, 0), "f4")),
+    "only regions of no numbers": ("features", nothing_but_regions),
     "float64": ("features", replace_dataset("features", data=np.zeros((3, 3)))),
     "float128": ("features", replace_dataset("features", data=np.zeros((3, 3), np.longdouble))),
     "negative sizes": ("image_sizes", lambda file: file["image_sizes"].__setitem__(1, [-4, 5])),
