@@ -146,7 +146,7 @@ def _train(cfg: CfgNode, split: DetectionSplit, out: Path, checkpoint: Path | No
     out.mkdir(parents=True, exist_ok=True)
     _log_to_file(out)
     if comm.is_main_process():
-        (out / "config.yaml").write_text(cfg.dump())
+        replace_file(out / "config.yaml", cfg.dump().encode())
     seed_all_rng(max(cfg.SEED, 0) + comm.get_rank())
     trainer = DetectorTrainer(cfg, split.records)
     if weights is not None and checkpoint is None:
