@@ -70,7 +70,7 @@ def _bar() -> "rich.progress.Progress":
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
         rich.progress.TextColumn("{task.fields[rate]}"),
-        rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("{task.fields[left]}"),
         rich.progress.TextColumn("{task.fields[note]}"),
         console=rich.console.Console(stderr=True),
     )
@@ -84,16 +84,17 @@ class Progress:
         total: number of units.
         unit: plural name of a unit.
         done: units that an earlier run finished; they do not count in the rate.
+        later: units of the same job that later bars will show; the time left includes them.
     """
 
-    def __init__(self, what: str, total: int, unit: str, done: int = 0) -> None:
-        self.what, self.total, self.unit = what, total, unit
+    def __init__(self, what: str, total: int, unit: str, done: int = 0, later: int = 0) -> None:
+        self.what, self.total, self.unit, self.later = what, total, unit, later
         self._resumed = self._done = done
         self._start = self._last_line = time.monotonic()
         self._bar: rich.progress.Progress | None = None
         if sys.stderr.isatty():
             self._bar = _bar()
-            self._task = self._bar.add_task(what, total=total, completed=done, rate="", note="")
+            self._task = self._bar.add_task(what, total=total, completed=done, rate="", left="", note="")
 
     def __enter__(self) -> "Progress":
         if self._bar is not None:
@@ -117,14 +118,32 @@ class Progress:
         """Count `count` more units as done; `note` is shown after the rate."""
         self._done += count
         if self._bar is not None:
-            self._bar.update(self._task, advance=count, rate=f"{self.rate:.1f} {self.unit}/s", note=note)
+            self._bar.update(self._task, advance=count, rate=self._speed(), left=self._left(), note=note)
         elif self._done < self.total and time.monotonic() - self._last_line >= PLAIN_INTERVAL:
             self._line(note)  # the last line is written on leaving
 
     def _line(self, note: str) -> None:
         self._last_line = time.monotonic()
-        left = (self.total - self._done) / self.rate if self.rate > 0 else float("inf")
-        text = f"{self.what}: {self._done}/{self.total} {self.unit}, {self.rate:.1f} {self.unit}/s"
-        if self._done < self.total and left < float("inf"):
-            text += f", {left:.0f} s left"
-        print(f"{text}{'  ' + note if note else ''}", file=sys.stderr, flush=True)
+        text = ", ".join(filter(None, [f"{self._done}/{self.total} {self.unit}", self._speed(), self._left()]))
+        print(f"{self.what}: {text}{'  ' + note if note else ''}", file=sys.stderr, flush=True)
+
+    def _speed(self) -> str:
+        if self.rate >= 1 or self.rate == 0:
+            return f"{self.rate:.1f} {self.unit}/s"
+        return f"{1 / self.rate:.1f} s per {self.unit.removesuffix('s')}"
+
+    def _left(self) -> str:
+        units = self.total - self._done + self.later
+        return f"{duration(units / self.rate)} left" if units > 0 and self.rate > 0 else ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them.
+
+    >>> duration(45), duration(754), duration(12000)
+    ('45 s', '13 min', '3 h 20 min')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

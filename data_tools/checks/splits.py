@@ -15,6 +15,8 @@ from data_tools.files import read_text, replace_file
 from data_tools.layout import find_vocabulary, load_id_mapping
 
 NEEDED = ("train", "dev")  # `chan train` reads both
+FEW_CAPTIONS = 2000  # for training: an epoch of the large recipes is then one to fifteen steps
+FEW_IMAGES = 100  # for validation: one image more or less moves R@1 by a percent
 MIN_COVERAGE = 0.8  # fraction of the words of the training captions; the published vocabularies have 0.98
 COVERAGE_SAMPLE = 5000  # captions; tokenizing all of COCO's takes minutes
 _MARK = b"\xef\xbb\xbf"
@@ -44,6 +46,7 @@ def check_splits(precomp: Path, report: Report) -> CheckedSplits:
     for name in names:
         _check_split(precomp, name, report, checked)
     _check_shared(precomp, report, checked)
+    _check_sizes(precomp, report, checked)
     for name, split in checked.splits.items():
         report.facts.append(f"{name}: {len(split.image_ids)} images, {len(split.captions)} captions")
     return checked
@@ -81,6 +84,18 @@ def _check_split(precomp: Path, name: str, report: Report, checked: CheckedSplit
     empty = [(line, "the caption is empty") for line, text in enumerate(split.captions, start=1) if not text]
     report.add("captions", files[1], empty, "write a caption on the line, or remove the image", fatal=False)
     _check_caption_ids(files[2], split, report)
+
+
+def _check_sizes(precomp: Path, report: Report, checked: CheckedSplits) -> None:
+    train, dev = (checked.splits.get(name) for name in NEEDED)
+    if train is not None and len(train.captions) < FEW_CAPTIONS:
+        message = f"{len(train.captions)} captions are too few steps for recipes with batches of hundreds of pairs"
+        fix = "train with chan train --config small, which chooses batch size and epochs by their number"
+        report.add("sizes", precomp / "train_caps.txt", [(None, message)], fix, fatal=False)
+    if dev is not None and len(dev.image_ids) < FEW_IMAGES:
+        message = f"with {len(dev.image_ids)} images recall is high by chance and changes with each choice of them"
+        fix = "compare recall with the chance beside it, or give more images to dev (data-tools splits --dev)"
+        report.add("sizes", precomp / "dev_ids.txt", [(None, message)], fix, fatal=False)
 
 
 def _check_caption_ids(file: Path, split: Split, report: Report) -> None:

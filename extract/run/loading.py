@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data_tools.images.decoding import MAX_PIXELS, UnreadableImageError, decode_bgr
+from data_tools.workers import fitting_workers
 from extract.detector.resizing import Geometry, Resizing
 from extract.run.sources import SourceImage
 
@@ -137,7 +138,7 @@ def load(
     Raises:
         RuntimeError: of PyTorch, when a worker was killed.
     """
-    workers = min(workers, len(order))
+    workers = min(fitting_workers(workers, 0), len(order))  # the arrays are in memory of their own
     shares = workers > 0 and multiprocessing.get_start_method() == "fork"
     largest = resizing.min_side * resizing.max_side * 3 * np.dtype(np.float32).itemsize
     # an index is given to a worker before the array AHEAD * workers indices earlier is copied out below

@@ -22,6 +22,17 @@ def test_lines_come_at_intervals(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.splitlines()[0].startswith("reading: 1000/1000 images, ")
 
 
+def test_slow_work_has_seconds_per_unit_and_the_time_of_the_whole_job(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, *100 * [20.0]])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with Progress("epoch 1/3", 10, "steps", later=20) as progress:
+        progress.advance(4, note="loss 1")
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first == "epoch 1/3: 4/10 steps, 5.0 s per step, 2 min left  loss 1"  # 26 steps of 5 s
+
+
 def test_a_failure_has_no_last_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="broken"), Progress("reading", 3, "images"):
         raise ValueError("broken")

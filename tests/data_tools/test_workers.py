@@ -21,13 +21,23 @@ Usage = namedtuple("Usage", "total used free")
 )
 def test_only_workers_that_have_shared_memory_are_used(monkeypatch, capsys, free, wanted, item, expected):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, free * 10**6))
+    monkeypatch.setattr(workers, "usable_cores", lambda: 16)
+    workers._note.cache_clear()
     assert fitting_workers(wanted, item * 10**6) == expected
     said = capsys.readouterr().err
     assert (f"using {expected}" in said) == (expected < wanted)
     assert said.count("\n") == (expected < wanted)
 
 
+def test_no_more_workers_than_cores_and_one_note_of_it(monkeypatch, capsys):
+    monkeypatch.setattr(workers, "usable_cores", lambda: 3)
+    workers._note.cache_clear()
+    assert [fitting_workers(8, 1), fitting_workers(8, 1), fitting_workers(3, 1)] == [3, 3, 3]
+    assert capsys.readouterr().err == "note: 8 workers on 3 cores; using 3\n"
+
+
 def test_a_machine_without_shared_memory_files_takes_all(monkeypatch, tmp_path):
+    monkeypatch.setattr(workers, "usable_cores", lambda: 16)
     monkeypatch.setattr(workers, "SHARED_MEMORY", tmp_path / "none")
     assert fitting_workers(4, 1 << 40) == 4
 

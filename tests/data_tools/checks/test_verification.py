@@ -28,6 +28,23 @@ PROVENANCE = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def large_enough(monkeypatch, request):
+    """The small data of these tests count as large, but where that is what is tested."""
+    if "few" not in request.function.__name__:
+        monkeypatch.setattr("data_tools.checks.splits.FEW_CAPTIONS", 0)
+        monkeypatch.setattr("data_tools.checks.splits.FEW_IMAGES", 0)
+
+
+def test_few_captions_and_images_are_warnings(good):
+    report = verify(good)
+    train, dev = report.findings
+    assert report.will_train
+    assert (train.file.name, dev.file.name) == ("train_caps.txt", "dev_ids.txt")
+    assert "--config small" in train.fix
+    assert f"{len(load_split(good / 'precomp', 'dev').image_ids)} images" in dev.message
+
+
 @pytest.fixture(scope="module")
 def good(tmp_path_factory, make_block):
     """A dataset with images, captions, vocabulary and features."""
