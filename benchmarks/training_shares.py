@@ -176,7 +176,9 @@ class Training:
         built = build_step(self.config, self.tokenizer, self.device, Ranks(), pretrained=False)
         self.step = WatchedStep(**{f.name: getattr(built, f.name) for f in fields(built) if f.init})
         self.step.model.train()
-        self.criterion = build_schedule(self.config).criterion(self.config.loss.warmup_epochs)  # hardest negatives
+        schedule = build_schedule(self.config)
+        self.batch_size = schedule.batch_size
+        self.criterion = schedule.criterion(self.config.loss.warmup_epochs or 0)  # hardest negatives
 
     def batches(self, source: str, features: Path, workers: int) -> Iterator[Batch]:
         """Batches of one epoch after another, without end."""
@@ -188,7 +190,7 @@ class Training:
             split, self.tokenizer, data.region_keep_prob, data.token_change_prob, train.seed, cache_starts=starts
         )
         for epoch in count():
-            steps = epoch_order(len(pairs), train.batch_size, train.seed, epoch)
+            steps = epoch_order(len(pairs), self.batch_size, train.seed, epoch)
             yield from training_batches(pairs, epoch, steps, workers, self.device, cache)
 
     def run(self, batches: Iterator[Batch], steps: int, watch: Watch) -> float:
@@ -210,7 +212,7 @@ class Training:
         if self.device.type == "cuda":
             self.run(batches, options.warmup, Watch(self.device, parts=False))
             seconds = self.run(batches, options.steps, Watch(self.device, parts=False))
-        pairs = self.config.train.batch_size
+        pairs = self.batch_size
         speeds = {"steps_per_second": options.steps / seconds, "pairs_per_second": options.steps * pairs / seconds}
         return {"source": source, **speeds, "shares": shares}
 

@@ -109,8 +109,10 @@ def build_step(
 
 
 def build_schedule(config: Config) -> Schedule:
-    """How long a run trains, and the loss and the learning rate on the way."""
+    """How long a run trains, and the loss and the learning rate on the way; the sizes are known (`fill_sizes`)."""
     settings = config.train
+    assert settings.epochs is not None
+    assert settings.batch_size is not None
     return Schedule(
         epochs=settings.epochs,
         batch_size=settings.batch_size,
@@ -141,12 +143,14 @@ def _criterion(config: LossConfig) -> Callable[[int], Criterion]:
     if config.name is LossName.infonce:
         loss = partial(infonce, margin=margin, temperature=config.temperature)
         return lambda epoch: loss
-    return lambda epoch: partial(contrastive, margin=margin, hardest=epoch >= warmup)
+    return lambda epoch: partial(contrastive, margin=margin, hardest=warmup is not None and epoch >= warmup)
 
 
 def _learning_rate(config: TrainConfig) -> LearningRate:
     """The learning rate of each step."""
     lr, epochs, decay, decay_epoch = config.lr, config.epochs, config.lr_decay, config.lr_decay_epoch
+    assert epochs is not None
+    assert decay_epoch is not None
     if config.schedule is ScheduleName.cosine:
         return lambda epoch, step, steps: half_cosine(lr, (epoch * steps + step) / (epochs * steps))
     return lambda epoch, step, steps: step_down(lr, decay, decay_epoch, epoch)

@@ -101,8 +101,10 @@ class LossConfig:
     name: LossName = key(LossName.contrastive, "`contrastive` (hinge loss) or `infonce`")
     margin: float = key(0.05, "by which a matching pair should score higher than the others", at_least(0))
     temperature: float = key(0.01, "temperature of `infonce`", above(0))
-    warmup_epochs: int = key(
-        1, "epochs that sum all violations before only the hardest negatives count (contrastive)", at_least(0)
+    warmup_epochs: int | None = key(
+        1,
+        "epochs that sum all violations before only the hardest negatives count (contrastive); null: all",
+        null_or(at_least(0)),
     )
     mask_duplicates: bool = key(
         True, "other captions of the same image are not negatives; false is the published code"
@@ -132,19 +134,22 @@ class DataConfig:
 class TrainConfig:
     """The optimisation."""
 
-    epochs: int = key(25, "passes over the training captions", above(0))
-    batch_size: int = key(
+    epochs: int | None = key(25, "passes over the training captions; null: from their number", null_or(above(0)))
+    batch_size: int | None = key(
         128,
-        "pairs per step, of all processes together; 2 or more, since negatives come from the batch",
-        at_least(2),
+        "pairs per step, of all processes together; 2 or more, since negatives come from the batch; "
+        "null: from the number of training captions",
+        null_or(at_least(2)),
     )
     lr: float = key(5e-4, "learning rate of AdamW", above(0))
     schedule: ScheduleName = key(
         ScheduleName.step, "`step`: one step down; `cosine`: half a cosine from `lr` to 0, updated every step"
     )
     lr_decay: float = key(0.1, "factor on the learning rate from `lr_decay_epoch` on (step)", above(0))
-    lr_decay_epoch: int = key(
-        15, "first epoch, counted from 0, with the smaller learning rate (step)", at_least(0)
+    lr_decay_epoch: int | None = key(
+        15,
+        "epochs before the smaller learning rate (step); null: two thirds of `epochs`",
+        null_or(at_least(0)),
     )
     text_lr_factor: float = key(0.1, "factor on the learning rate of the pretrained weights of BERT", at_least(0))
     weight_decay: float = key(0.01, "weight decay of AdamW", at_least(0))

@@ -4,7 +4,7 @@ Shapes: N images, C captions of a split, R regions, W words, D joint dimension.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from chan.data.splits import (
     read_captions,
 )
 from chan.evaluation import recall
+from chan.evaluation.chance import Chance, chance
 from chan.evaluation.intervals import Intervals, bootstrap
 from chan.evaluation.recall import BlockScorer, Ranking, RetrievalRecall
 from chan.model.chan import Chan
@@ -91,11 +92,21 @@ def measure(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of an evaluation: recall, averaged over the folds, and its 95 % intervals."""
+    """The result of an evaluation.
+
+    Attributes:
+        folds: into how many the images were divided.
+        recall: averaged over the folds.
+        intervals: 95 % intervals of it.
+        chance: recall by chance, averaged over the folds.
+        ranking: of all queries, each within its fold.
+    """
 
     folds: int
     recall: RetrievalRecall
     intervals: Intervals
+    chance: Chance
+    ranking: Ranking = field(compare=False)
 
 
 def embedding_blocks(model: Chan, regions: Packed, words: Packed, precision: str = "fp32") -> BlockScorer:
@@ -142,7 +153,18 @@ def evaluate(split: Split, folds: int, scorer: BlockScorer, seed: int) -> Evalua
             blocks = _fold_blocks(scorer, fold * size, captions, progress)
             rankings.append(recall.rank(blocks, size, caption_images[captions] - fold * size))
     parts = [ranking.recall() for ranking in rankings]
-    return Evaluation(folds, recall.average(parts), bootstrap(Ranking.joined(rankings, size), seed))
+    ranking = Ranking.joined(rankings, size)
+    found = recall.average(parts)
+    return Evaluation(folds, found, bootstrap(ranking, seed), split_chance(split, folds), ranking)
+
+
+def split_chance(split: Split, folds: int = 1) -> Chance:
+    """Recall by chance on a split, averaged over `folds` consecutive parts of its images."""
+    size = len(split.image_ids) // folds
+    owners = split.caption_images
+    parts = [chance(size, owners[owners // size == fold] - fold * size) for fold in range(folds)]
+    sides = ([getattr(part, name) for part in parts] for name in ("i2t", "t2i"))
+    return Chance(*(tuple(float(value) for value in np.mean(side, axis=0)) for side in sides))
 
 
 def load_scores(path: Path, split: Split) -> Tensor:
@@ -167,8 +189,8 @@ def as_document(result: RetrievalRecall) -> dict[str, Any]:
     return {"rsum": result.rsum, **asdict(result)}
 
 
-def as_table(result: RetrievalRecall, intervals: Intervals | None = None) -> str:
-    """Recall in both directions for people, with the intervals below each number where they are given."""
+def as_table(result: RetrievalRecall, by_chance: Chance, intervals: Intervals | None = None) -> str:
+    """Recall in both directions for people; below each number its interval, where it is given, and chance."""
     lines = [f"{'':14}{'R@1':>12}{'R@5':>12}{'R@10':>12}{'MedR':>7}{'MeanR':>8}"]
     for name, key, side in (("image to text", "i2t", result.i2t), ("text to image", "t2i", result.t2i)):
         recalls = f"{side.r1:12.1f}{side.r5:12.1f}{side.r10:12.1f}"
@@ -176,7 +198,6 @@ def as_table(result: RetrievalRecall, intervals: Intervals | None = None) -> str
         if intervals is not None:
             bounds = (getattr(getattr(intervals, key), at) for at in ("r1", "r5", "r10"))
             lines.append(f"{'  95 %':14}" + "".join(f"{f'{low:.1f}-{high:.1f}':>12}" for low, high in bounds))
-    rsum = f"rsum {result.rsum:.1f}"
-    if intervals is not None:
-        rsum += f" (95 %: {intervals.rsum[0]:.1f}-{intervals.rsum[1]:.1f})"
-    return "\n".join([*lines, rsum])
+        lines.append(f"{'  chance':14}" + "".join(f"{value:12.1f}" for value in getattr(by_chance, key)))
+    interval = "" if intervals is None else f"95 %: {intervals.rsum[0]:.1f}-{intervals.rsum[1]:.1f}; "
+    return "\n".join([*lines, f"rsum {result.rsum:.1f} of 600 ({interval}chance: {by_chance.rsum:.1f})"])

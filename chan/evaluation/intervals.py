@@ -45,16 +45,31 @@ def bootstrap(ranking: Ranking, seed: int) -> Intervals:
     >>> bootstrap(perfect, seed=0).rsum
     (600.0, 600.0)
     """
+    recalls = _recalls(ranking, seed)
+    found = [SideIntervals(*(_interval(recall) for recall in side)) for side in recalls]
+    return Intervals(_interval(recalls.sum((0, 1))), *found)
+
+
+def paired_bootstrap(first: Ranking, second: Ranking, seed: int) -> np.ndarray:
+    """(S,): the rsum of the second ranking minus that of the first, each draw of images being used for both.
+
+    Raises:
+        ValueError: the rankings are not of the same queries.
+    """
+    if not (first.images.equal(second.images) and first.caption_images.equal(second.caption_images)):
+        raise ValueError("the rankings are not of the same queries")
+    return _recalls(second, seed).sum((0, 1)) - _recalls(first, seed).sum((0, 1))
+
+
+def _recalls(ranking: Ranking, seed: int) -> np.ndarray:
+    """(2, 3, S): image to text and text to image, R@1, R@5 and R@10, in percent, of each draw of images."""
     sides = [
         (ranking.i2t.cpu().numpy(), ranking.images.cpu().numpy()),
         (ranking.t2i.cpu().numpy(), ranking.caption_images.cpu().numpy()),
     ]
     count = 1 + max(int(images.max()) for _, images in sides)
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    recalls = [_resampled(ranks, images, draws) for ranks, images in sides]
-    total = sum(side.sum(0) for side in recalls)
-    found = [SideIntervals(*(_interval(recall) for recall in side)) for side in recalls]
-    return Intervals(_interval(total), *found)
+    return np.stack([_resampled(ranks, images, draws) for ranks, images in sides])
 
 
 def _resampled(ranks: np.ndarray, images: np.ndarray, draws: np.ndarray) -> np.ndarray:

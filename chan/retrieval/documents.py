@@ -16,10 +16,9 @@ much the score falls without the word).
 from collections.abc import Callable
 from typing import Any
 
-from chan.retrieval.explanation import is_content_word
 from chan.retrieval.index import ImageIndex
 from chan.retrieval.search import MAX_WEIGHT, Hit, IndexSearch, Query, Results
-from chan.retrieval.words import WordMatch
+from chan.retrieval.words import WordMatch, is_content_word
 
 Address = Callable[[Hit], str | None]
 """Where the thumbnail of a hit is found."""

@@ -1,50 +1,39 @@
 """Why a caption finds an image: the region that each of its content words picked.
 
-Shapes: L words of a caption, K regions of an image.
+Shapes: N images and C captions of a split, L words of a caption, K regions of an image.
 """
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from chan.data.splits import FeatureSplit
-from chan.evaluation.evaluate import encode
-from chan.model.chan import Chan
 from chan.packing import Packed
-from chan.scoring.hard_assignment import best_keys
-from chan.text.tokenizers import CaptionTokenizer
+from chan.retrieval.retriever import Retriever
+from chan.retrieval.search import Query, Results
+from chan.retrieval.words import WordMatch, is_content_word
+from data_tools.captions.splits import Split
 from data_tools.errors import InputError
 from data_tools.layout import images_folder, load_id_mapping
-
-SHOWN_CAPTIONS = 8
-SHOWN_IMAGES = 3
-FUNCTION_WORDS = frozenset(
-    """a about above across after against all along also am among an and another any are around as at away be
-    because been before behind being below beneath beside besides between beyond both but by can could did do
-    does down during each either else every few for from front had has have having he her here hers him his
-    how i if in inside into is it its itself just left like many me more most much my near next no nor not of off
-    on one only onto or other others our out outside over own past per right she should so some something such than
-    that the their them themselves then there these they this those through to together too toward towards
-    under until up upon us very was we were what when where which while who whose why will with within without
-    would you your n't 's 're 'll 've 'm 'd""".split()  # noqa: SIM905 - prose reads better than a list
-)
 
 
 @dataclass(frozen=True)
 class Answer:
     """One of the best images for a caption.
 
-    `boxes` (content words, 4) float32 holds for each content word the box x1 y1 x2 y2 of its region.
+    Attributes:
+        file: the image file; None if it is not known.
+        score: by the model.
+        correct: whether the caption describes this image.
+        matches: what each content word found, in the order of the words.
     """
 
-    file: Path
+    file: Path | None
     score: float
     correct: bool
-    boxes: np.ndarray
+    matches: tuple[WordMatch, ...]
 
 
 @dataclass(frozen=True)
@@ -54,12 +43,8 @@ class Explanation:
     words: list[str]
     content: list[int]  # positions in `words`, in order
     answers: list[Answer]
-    rank: int  # of the right image among all, from 1
-
-
-def is_content_word(word: str) -> bool:
-    """Whether a word names something: no function word, no punctuation, no special token."""
-    return bool(re.search(r"\w", word)) and not word.startswith("<") and word.lower() not in FUNCTION_WORDS
+    rank: int | None = None  # of the right image among all, from 1; None where no image is known to be right
+    heading: str = ""  # drawn above the caption
 
 
 def image_files(data: Path, opened: FeatureSplit) -> list[Path]:
@@ -71,64 +56,96 @@ def image_files(data: Path, opened: FeatureSplit) -> list[Path]:
     return [folder / mapping[image_id] for image_id in opened.split.image_ids]
 
 
-@torch.inference_mode()
-def explain(
-    model: Chan, opened: FeatureSplit, tokenizer: CaptionTokenizer, files: list[Path], device: torch.device
-) -> list[Explanation]:
-    """Explain eight captions, evenly spaced over the split, or all of a smaller one.
+class Explainer:
+    """Explains captions over the images of a split.
 
     Args:
-        model: a trained model.
+        retriever: a trained model.
         opened: the split; its features need boxes.
-        tokenizer: the tokenizer of the model.
         files: the image file of each image of the split.
-        device: where to compute.
+        regions: the embeddings of the split's images.
 
     Raises:
         InputError: the features have no boxes.
     """
-    opened.boxes(0)  # a file without boxes should be refused before the work, not after it
-    regions, words = encode(model, opened, tokenizer, device)
-    total = len(opened.split.captions)
-    chosen = np.unique(np.linspace(0, total - 1, min(SHOWN_CAPTIONS, total)).round().astype(int)).tolist()
-    rows = []
-    for caption in chosen:
-        embedded = words.slice(caption, caption + 1)
-        scores = model.score(regions, embedded)[:, 0]
-        spelled = tokenizer.words([opened.split.captions[caption]])[0]
-        pieces = _piece_positions([ids for _, ids in spelled], len(tokenizer.prefix))
-        content = [place for place, (word, _) in enumerate(spelled) if is_content_word(word)]
-        own = int(opened.split.caption_images[caption])
+
+    def __init__(self, retriever: Retriever, opened: FeatureSplit, files: Sequence[Path], regions: Packed) -> None:
+        opened.boxes(0)  # a file without boxes should be refused before the work, not after it
+        self.retriever, self.opened, self.files, self.regions = retriever, opened, files, regions
+
+    def explain(self, text: str, own: int | None = None, images: Sequence[int] | int = 3) -> Explanation:
+        """The words of a caption in images, best image first.
+
+        Args:
+            text: the caption.
+            own: the image that it describes, as a position in the split; None if no image is known to be right.
+            images: the number of best images, or positions of images in the split.
+
+        Raises:
+            InputError: the caption has no word.
+        """
+        caption = self.retriever.encode_captions([text])
+        words = self.retriever.words([text])[0]
+        scores = self.retriever.score(self.regions, caption)[:, 0]
+        order = scores.argsort(descending=True, stable=True).tolist()
+        shown = order[:images] if isinstance(images, int) else sorted(images, key=order.index)
+        content = [place for place, word in enumerate(words) if is_content_word(word.text)]
         answers = []
-        for image in scores.argsort(descending=True, stable=True)[:SHOWN_IMAGES].tolist():
-            picked = picked_regions(regions.slice(image, image + 1), embedded, [pieces[w] for w in content])
-            boxes = opened.boxes(image)[picked]
-            answers.append(Answer(files[image], scores[image].item(), image == own, boxes))
-        rank = int((~(scores < scores[own])).sum())
-        rows.append(Explanation([word for word, _ in spelled], content, answers, rank))
-    return rows
+        for image in shown:
+            matches = self.retriever.explain(
+                self.regions.slice(image, image + 1),
+                caption,
+                [words[place] for place in content],
+                self.opened.boxes(image),
+            )
+            answers.append(Answer(self.files[image], scores[image].item(), image == own, tuple(matches)))
+        rank = None if own is None else int((~(scores < scores[own])).sum())
+        return Explanation([word.text for word in words], content, answers, rank)
+
+    def of_captions(self, captions: Sequence[int], images: Sequence[int] | int = 3) -> list[Explanation]:
+        """The same for captions of the split, given by their positions."""
+        split = self.opened.split
+        return [
+            self.explain(split.captions[caption], int(split.caption_images[caption]), images)
+            for caption in captions
+        ]
 
 
-def picked_regions(image: Packed, caption: Packed, words: list[list[int]]) -> list[int]:
-    """The region, 0 to K - 1, that each word picked; of a word in pieces, its most similar piece decides.
+def explainer_or_reason(
+    retriever: Retriever, opened: FeatureSplit, data: Path, regions: Packed
+) -> Explainer | str:
+    """An explainer of the split, or why there can be none: the data have no boxes or no pictures."""
+    try:
+        return Explainer(retriever, opened, image_files(data, opened), regions)
+    except InputError as error:
+        return str(error)
 
-    Args:
-        image: the (K, D) regions of one image.
-        caption: the (L, D) embeddings of one caption.
-        words: the positions among the L of each word.
+
+def position_of(split: Split, image_id: str) -> int:
+    """The position of an image in a split; `InputError` if it is not in it."""
+    if image_id not in split.image_ids:
+        raise InputError(f"--image {image_id}: the split {split.name} has no such image")
+    return list(split.image_ids).index(image_id)
+
+
+def chosen_captions(split: Split, image: int | None, count: int) -> list[int]:
+    """At most `count` captions, evenly spaced over those of an image or, without one, of the split.
+
+    Raises:
+        InputError: there are none.
     """
-    similarity, winner = (values[:, 0] for values in best_keys(caption.rows, image))
-    return [int(winner[max(pieces, key=lambda piece: _value(similarity, piece))]) for pieces in words]
+    owners = split.caption_images
+    captions = np.arange(len(owners)) if image is None else np.flatnonzero(owners == image)
+    if not len(captions):
+        raise InputError(f"split {split.name}: no caption to explain")
+    places = np.linspace(0, len(captions) - 1, min(count, len(captions))).round().astype(int)
+    return captions[np.unique(places)].tolist()
 
 
-def _value(similarity: Tensor, piece: int) -> float:
-    return similarity[piece].item()
-
-
-def _piece_positions(words: list[list[int]], first: int) -> list[list[int]]:
-    """Where the ids of each word stand in the caption, whose first word begins at `first`."""
-    positions = []
-    for ids in words:
-        positions.append(list(range(first, first + len(ids))))
-        first += len(ids)
-    return positions
+def from_results(query: Query, results: Results) -> Explanation:
+    """The explanation of a search's results."""
+    content = [place for place, word in enumerate(query.words) if is_content_word(word.text)]
+    answers = [
+        Answer(hit.file, hit.score, False, tuple(hit.words[place] for place in content)) for hit in results.hits
+    ]
+    return Explanation([word.text for word in query.words], content, answers)

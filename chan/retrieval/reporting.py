@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from chan.retrieval.documents import of_match
-from chan.retrieval.explanation import is_content_word
 from chan.retrieval.search import CaptionHit, Hit, Query, Results
-from chan.retrieval.words import WordMatch
+from chan.retrieval.words import WordMatch, is_content_word
 from data_tools.console import print_json
 from data_tools.errors import InputError, UsageError
 from data_tools.files import read_text

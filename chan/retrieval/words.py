@@ -1,10 +1,21 @@
 """The words of a query, and what each of them found in an image."""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 
 SPECIAL = ("<start>", "<end>")  # words that a vocabulary adds to every sentence
+FUNCTION_WORDS = frozenset(
+    """a about above across after against all along also am among an and another any are around as at away be
+    because been before behind being below beneath beside besides between beyond both but by can could did do
+    does down during each either else every few for from front had has have having he her here hers him his
+    how i if in inside into is it its itself just left like many me more most much my near next no nor not of off
+    on one only onto or other others our out outside over own past per right she should so some something such than
+    that the their them themselves then there these they this those through to together too toward towards
+    under until up upon us very was we were what when where which while who whose why will with within without
+    would you your n't 's 're 'll 've 'm 'd""".split()  # noqa: SIM905 - prose reads better than a list
+)
 
 
 @dataclass(frozen=True)
@@ -39,3 +50,8 @@ class WordMatch:
     region: int
     box: np.ndarray | None = None
     drop: float | None = None
+
+
+def is_content_word(word: str) -> bool:
+    """Whether a word names something: no function word, no punctuation, no special token."""
+    return bool(re.search(r"\w", word)) and not word.startswith("<") and word.lower() not in FUNCTION_WORDS

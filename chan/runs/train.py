@@ -1,5 +1,6 @@
 """Trains a model in a new run folder, or resumes a run."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,18 +10,23 @@ import torch
 from chan.build import build_schedule, build_step, build_tokenizer, build_training_pairs
 from chan.config import Config, ScheduleName, differing_keys, load_config, override
 from chan.data.splits import FeatureSplit, check_dim, open_split
-from chan.keys import with_value
+from chan.evaluation.evaluate import split_chance
+from chan.keys import keys_of, with_value
 from chan.runs import folder as runs
 from chan.runs.provenance import check_provenance, check_same_features
+from chan.runs.sizing import SIZED_KEYS, fill_sizes, steps_per_epoch
 from chan.text.tokenizers import CaptionTokenizer
 from chan.training import checkpoints
 from chan.training.checkpoints import TrainProgress, TrainState
+from chan.training.curves import draw_curves
 from chan.training.distributed import Ranks, process_group
 from chan.training.log import TrainingLog
 from chan.training.loop import Trainer, run_epochs
 from data_tools.errors import InputError, UsageError
 from data_tools.files import claimed
 
+FEW_STEPS = 100  # of a whole training
+FEW_IMAGES = 100  # of dev
 RESUMABLE = {"data.cache", "data.workers", "train.patience", "train.epochs"}
 """The keys that a resumed run may change: the finished epochs do not depend on them."""
 
@@ -45,9 +51,13 @@ def train(
         UsageError: the folder holds a run and `resume` is off, or there are fewer pairs than processes.
     """
     with process_group(device) as (ranks, own_device), _claimed(folder, ranks, resume):
+        training, dev = (open_split(data, name, features) for name in ("train", "dev"))
+        config = fill_sizes(config, len(training.split.captions))
+        if ranks.is_main:
+            _warn_of_small_data(config, training, dev)
+        assert config.train.batch_size is not None
         if config.train.batch_size < ranks.count:
             raise UsageError(f"train.batch_size: {config.train.batch_size} pairs for {ranks.count} processes")
-        training, dev = (open_split(data, name, features) for name in ("train", "dev"))
         if len(training.split.image_ids) < 2:
             raise InputError(f"{data}: the split train has one image; negatives come from at least one other")
         dim = config.model.image.dim or training.features.dim
@@ -80,6 +90,29 @@ def _claimed(folder: Path, ranks: Ranks, resume: bool) -> Iterator[None]:
         yield
 
 
+def _warn_of_small_data(config: Config, training: FeatureSplit, dev: FeatureSplit) -> None:
+    """Say on standard error that there are few steps to learn in, or few images to measure on."""
+    train = config.train
+    assert train.batch_size is not None
+    assert train.epochs is not None
+    steps = train.epochs * steps_per_epoch(len(training.split.captions), train.batch_size)
+    if steps < FEW_STEPS:
+        print(
+            f"note: {steps} steps in {train.epochs} epochs of {len(training.split.captions)} captions, too few to "
+            "learn much; --config small chooses batch size and epochs for such data",
+            file=sys.stderr,
+        )
+    images = len(dev.split.image_ids)
+    if images < FEW_IMAGES:
+        by_chance = split_chance(dev.split).rsum
+        print(
+            f"note: dev has {images} images: a random ranking comes to rsum {by_chance:.1f} of 600, and recall "
+            "depends much on which images they are",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
 def resumed_config(folder: Path, spec: str | None, changes: list[str]) -> Config:
     """The configuration with which a run is resumed: its own, changed only in keys of `RESUMABLE`.
 
@@ -94,8 +127,10 @@ def resumed_config(folder: Path, spec: str | None, changes: list[str]) -> Config
     """
     stored = runs.load_run_config(folder)
     config = override(stored if spec is None else load_config(spec), changes)
-    if config.model.image.dim is None:
-        config = with_value(config, "model.image.dim", stored.model.image.dim)
+    values = {found.name: found.value for found in keys_of(stored)}
+    for found in keys_of(config):
+        if found.value is None and found.name in ("model.image.dim", *SIZED_KEYS):
+            config = with_value(config, found.name, values[found.name])
     changed = differing_keys(stored, config)
     for name in changed:
         if name not in RESUMABLE:
@@ -130,7 +165,10 @@ def _train(
     log = TrainingLog(folder, progress.step) if ranks.is_main else None
     schedule = build_schedule(config)
     try:
-        return run_epochs(Trainer(folder, step, schedule, pairs, cache, config.data.workers, dev, log), progress)
+        done = run_epochs(Trainer(folder, step, schedule, pairs, cache, config.data.workers, dev, log), progress)
     finally:
         if log is not None:
             log.close()
+    if ranks.is_main:
+        draw_curves(folder, split_chance(dev.split).rsum)
+    return done

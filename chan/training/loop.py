@@ -93,7 +93,8 @@ def train_epoch(trainer: Trainer, progress: TrainProgress) -> None:
     batches = training_batches(trainer.pairs, epoch, shards, trainer.workers, device, trainer.cache)
     interval, saved, note = _Interval(), time.monotonic(), ""
     title = f"epoch {epoch + 1}/{schedule.epochs}"
-    with _progress_bar(title, len(order), progress.epoch_step, ranks) as bar:
+    later = (schedule.epochs - epoch - 1) * len(order)
+    with _progress_bar(title, (len(order), progress.epoch_step, later), ranks) as bar:
         for batch in batches:
             rate = schedule.learning_rate(epoch, progress.epoch_step, len(order))
             set_learning_rate(training_step.optimizer, rate)
@@ -132,7 +133,7 @@ def validate(trainer: Trainer, progress: TrainProgress) -> None:
         comparison = "the best so far"
     else:
         comparison = f"best {progress.best_rsum:.1f} after epoch {progress.best_epoch + 1}"
-    table = evaluation.as_table(result)
+    table = evaluation.as_table(result, evaluation.split_chance(trainer.dev.split))
     print(f"dev after epoch {epoch + 1}\n{table}  {comparison}", file=sys.stderr, flush=True)
 
 
@@ -163,9 +164,10 @@ def _step_seed(trainer: Trainer, step: int) -> int:
     return ((trainer.schedule.seed << 40) + step * trainer.step.grad_cache_chunks) % (1 << 52)
 
 
-def _progress_bar(title: str, steps: int, done: int, ranks: Ranks) -> Progress:
-    """The progress of an epoch, which only rank 0 shows."""
-    return Progress(title, steps, "steps", done=done) if ranks.is_main else _HiddenProgress(title, steps, "steps")
+def _progress_bar(title: str, steps: tuple[int, int, int], ranks: Ranks) -> Progress:
+    """The progress of an epoch, which only rank 0 shows; `steps`: of the epoch, done of them, of later epochs."""
+    total, done, later = steps
+    return (Progress if ranks.is_main else _HiddenProgress)(title, total, "steps", done, later)
 
 
 class _HiddenProgress(Progress):

@@ -14,6 +14,7 @@ from chan.model.image_encoders import SelfAttention, Transformer
 from chan.model.text_encoders import BertEncoder, BiGRUEncoder
 from chan.packing import pack
 from chan.scoring.pairwise import pairwise_scores
+from chan.runs.sizing import fill_sizes
 from chan.text.tokenizers import BertTokenizer, VocabularyTokenizer
 from chan.training.distributed import Ranks
 from data_tools.captions.vocabulary import SPECIAL, Vocabulary
@@ -37,7 +38,7 @@ def narrow_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_configurations_are_built(name: str, narrow_bert: str, tmp_path: Path) -> None:
-    config = load_config(name, [f"model.text.bert={narrow_bert}", "model.image.dim=64"])
+    config = fill_sizes(load_config(name, [f"model.text.bert={narrow_bert}", "model.image.dim=64"]), 500)
     tokenizer = build_tokenizer(config, tmp_path, ["word"] * 5)
     step = build_step(config, tokenizer, CPU, Ranks(), pretrained=False)
     assert step.model.image_encoder.fc.weight.shape == (config.model.dim, 64)

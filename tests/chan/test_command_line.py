@@ -111,7 +111,13 @@ def test_train_resume_evaluate_explain(
 
     table = chan(*evaluate).out
     assert "image to text" in table
-    assert f"rsum {document['rsum']:.1f}" in table
+    assert f"rsum {document['rsum']:.1f} of 600" in table
+    assert document["chance"]["t2i"] == [20.0, 100.0, 100.0]  # among five images
+    report = tmp_path / "report"
+    assert json.loads(chan(*evaluate, "--out", report, "--json").out) == document
+    assert json.loads((report / "metrics.json").read_text()) == document
+    assert (report / "worst.png").is_file()
+    assert (run / "curves.png").is_file()
 
     picture = tmp_path / "explained.png"
     explained = json.loads(chan("explain", run, *data, "--split", "test", "--out", picture, "--json").out)
@@ -119,6 +125,38 @@ def test_train_resume_evaluate_explain(
     with Image.open(picture) as image:
         assert image.width > 1000
         assert image.height > 8 * 280
+    explain = ("explain", run, *data, "--split", "test", "--out")
+    ids = (dataset / "precomp" / "test_ids.txt").read_text().split()
+    first = ids[0]
+    asked = json.loads(chan(*explain, picture, "--image", first, "--captions", 2, "--json").out)
+    assert asked["captions"] == 2
+    chan(*explain, picture, "--caption", "a red square", "--images", 5)
+    with Image.open(picture) as image:
+        assert 2 * 280 < image.height < 3 * 280  # two rows of images
+    assert "FILE.png" in chan.complains(*explain, tmp_path / "explained", code=2)
+    assert "no such image" in chan.complains(*explain, picture, "--image", "nothing", code=1)
+
+
+def test_compare_two_runs(run: Path, chan: Chan, dataset: Path, tiny_config: Path, tmp_path: Path) -> None:
+    data = ("--data", dataset, "--device", "cpu")
+    other = tmp_path / "other"
+    chan("train", *data, "--out", other, "--config", tiny_config, "train.seed=5", "train.epochs=1")
+    picture = tmp_path / "differences.png"
+    compare = ("compare", run, other, *data, "--split", "test")
+    found = json.loads(chan(*compare, "--json", "--out", picture).out)
+    assert found["difference_from"] == "run"
+    evaluated = json.loads(chan("evaluate", other, *data, "--split", "test", "--json").out)
+    assert found["models"]["other"] == evaluated
+    expected = evaluated["rsum"] - found["models"]["run"]["rsum"]
+    assert found["differences"]["other"]["rsum"] == pytest.approx(expected)
+    low, high = found["differences"]["other"]["interval"]
+    assert low <= expected <= high
+    with Image.open(picture) as image:
+        assert image.height > 2 * 280
+    table = chan(*compare).out
+    assert "chance" in table
+    assert "other - run: rsum" in table
+    assert "given twice" in chan.complains("compare", run, run, *data, "--split", "test", code=2)
 
 
 def test_wrong_use_is_one_clear_line(chan: Chan, dataset: Path, tiny_config: Path, tmp_path: Path) -> None:

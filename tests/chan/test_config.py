@@ -73,6 +73,14 @@ FLICKR8K = {
     "train.batch_size": 128,
     "train.lr_decay_epoch": 10,
 }
+SMALL = {
+    "model.dim": 512,
+    "loss.warmup_epochs": None,
+    "data.workers": 0,
+    "train.epochs": None,
+    "train.batch_size": None,
+    "train.lr_decay_epoch": None,
+}
 SCENES = {
     "model.dim": 256,
     "model.text.word_dim": 128,
@@ -92,6 +100,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "f30k_bert": BERT,
     "flickr8k": FLICKR8K,
     "scenes": SCENES,
+    "small": SMALL,
 }
 """Every shipped configuration, by what differs from the paper's with BiGRU."""
 

@@ -113,7 +113,7 @@ def test_folds_are_the_averages_of_their_parts(opened: FeatureSplit) -> None:
     assert found.recall.rsum == pytest.approx(sum(part.rsum for part in parts) / 3)
     assert found.recall.t2i.medr == pytest.approx(sum(part.t2i.medr for part in parts) / 3)
     assert found.intervals.rsum[0] <= found.recall.rsum <= found.intervals.rsum[1]
-    assert "95 %" in as_table(found.recall, found.intervals)
+    assert "95 %" in as_table(found.recall, found.chance, found.intervals)
 
 
 def test_folds_need_no_matrix(opened: FeatureSplit) -> None:

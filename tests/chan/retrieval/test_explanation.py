@@ -6,9 +6,12 @@ import torch
 
 from chan.build import build_model
 from chan.config import ModelConfig
-from chan.data.splits import open_split
+from chan.data.splits import FeatureSplit, open_split
+from chan.evaluation.evaluate import encode
 from chan.packing import pack
-from chan.retrieval.explanation import explain, image_files, is_content_word, picked_regions
+from chan.retrieval.explanation import Explainer, chosen_captions, image_files, position_of
+from chan.retrieval.retriever import Retriever
+from chan.retrieval.words import is_content_word
 from chan.text.tokenizers import VocabularyTokenizer
 from data_tools.captions.vocabulary import Vocabulary
 from data_tools.errors import InputError
@@ -21,24 +24,30 @@ def test_content_words() -> None:
     assert [word for word in words if is_content_word(word)] == ["red", "square", "2", "dogs"]
 
 
-def test_the_most_similar_piece_of_a_word_decides() -> None:
-    regions = pack([torch.eye(3)])
-    pieces = pack([torch.tensor([[0.1, 0.9, 0.0], [0.0, 0.2, 0.95], [0.8, 0.0, 0.1]])])
-    assert picked_regions(regions, pieces, [[0], [0, 1], [1, 2], [2]]) == [1, 2, 2, 0]
-
-
-def test_rows_name_the_best_images_and_the_picked_boxes(dataset: Path) -> None:
-    opened = open_split(dataset, "test", None)
-    reader = VocabularyTokenizer(Vocabulary.build(opened.split.captions, threshold=1))
+@pytest.fixture
+def retriever(dataset: Path) -> Retriever:
+    captions = open_split(dataset, "test", None).split.captions
+    tokenizer = VocabularyTokenizer(Vocabulary.build(captions, threshold=1))
     torch.manual_seed(0)
-    model = build_model(ModelConfig(dim=16), 24, reader, pretrained=False)
-    rows = explain(model, opened, reader, image_files(dataset, opened), CPU)
-    assert len(rows) == 8
+    return Retriever(build_model(ModelConfig(dim=16), 24, tokenizer, pretrained=False).eval(), tokenizer, 24, CPU)
+
+
+def explainer_of(retriever: Retriever, opened: FeatureSplit, data: Path) -> Explainer:
+    regions, _ = encode(retriever.model, opened, retriever.tokenizer, CPU)
+    return Explainer(retriever, opened, image_files(data, opened), regions)
+
+
+def test_rows_name_the_best_images_and_the_picked_boxes(dataset: Path, retriever: Retriever) -> None:
+    opened, model = open_split(dataset, "test", None), retriever.model
+    captions = chosen_captions(opened.split, None, 8)
+    assert captions == [0, 4, 8, 12, 17, 21, 25, 29]  # evenly spaced over 30
+    rows = explainer_of(retriever, opened, dataset).of_captions(captions)
     assert rows[0].words[1:-1] == opened.split.captions[0].lower().split()
-    captions = [0, 4, 8, 12, 17, 21, 25, 29]  # evenly spaced over 30
     with torch.inference_mode():
         for row, caption in zip(rows, captions, strict=True):
-            ids = [index for _, own in reader.words([opened.split.captions[caption]])[0] for index in own]
+            ids = [
+                index for _, own in retriever.tokenizer.words([opened.split.captions[caption]])[0] for index in own
+            ]
             words = model.text_encoder(pack([torch.tensor(ids)]))
             scores = []
             for image in range(6):
@@ -49,15 +58,35 @@ def test_rows_name_the_best_images_and_the_picked_boxes(dataset: Path) -> None:
             assert [answer.correct for answer in row.answers] == (best == caption // 5).tolist()
             assert row.rank == 1 + sum(score > scores[caption // 5] for score in scores)
             regions = model.image_encoder(pack([torch.from_numpy(opened.gather(np.array([best[0]])))]))
-            picked = (words.rows @ regions.rows.T).argmax(1)[row.content]
-            np.testing.assert_array_equal(row.answers[0].boxes, opened.boxes(best[0])[picked])
+            picked = (words.rows @ regions.rows.T).argmax(1)[row.content].tolist()
+            assert [match.region for match in row.answers[0].matches] == picked
+            boxes = np.array([match.box for match in row.answers[0].matches])
+            np.testing.assert_array_equal(boxes, opened.boxes(best[0])[picked])
 
 
-def test_features_without_boxes_are_one_clear_line(dataset: Path, tmp_path: Path) -> None:
-    stored = open_split(dataset, "test", None)
+def test_a_sentence_of_ones_own_has_no_right_image(dataset: Path, retriever: Retriever) -> None:
+    opened = open_split(dataset, "test", None)
+    row = explainer_of(retriever, opened, dataset).explain(opened.split.captions[7], images=5)
+    assert row.rank is None
+    assert [answer.correct for answer in row.answers] == 5 * [False]
+    assert [answer.score for answer in row.answers] == sorted((a.score for a in row.answers), reverse=True)
+
+
+def test_one_image_and_its_captions(dataset: Path, retriever: Retriever) -> None:
+    opened = open_split(dataset, "test", None)
+    image = position_of(opened.split, opened.split.image_ids[2])
+    assert image == 2
+    captions = chosen_captions(opened.split, image, 8)
+    assert captions == [10, 11, 12, 13, 14]
+    rows = explainer_of(retriever, opened, dataset).of_captions(captions, [image])
+    assert [[answer.file.stem for answer in row.answers] for row in rows] == 5 * [[opened.split.image_ids[2]]]
+    assert all(row.answers[0].correct for row in rows)
+    with pytest.raises(InputError, match="--image 77: the split test has no such image"):
+        position_of(opened.split, "77")
+
+
+def test_features_without_boxes_are_one_clear_line(dataset: Path, retriever: Retriever, tmp_path: Path) -> None:
     np.save(tmp_path / "test_ims.npy", np.ones((6, 3, 24), dtype=np.float32))
     opened = open_split(dataset, "test", tmp_path / "test_ims.npy")
-    reader = VocabularyTokenizer(Vocabulary.build(stored.split.captions, threshold=1))
-    model = build_model(ModelConfig(dim=16), 24, reader, pretrained=False)
     with pytest.raises(InputError, match=r"test_ims\.npy: holds no boxes"):
-        explain(model, opened, reader, image_files(dataset, opened), CPU)
+        explainer_of(retriever, opened, dataset)

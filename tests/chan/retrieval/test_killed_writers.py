@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from chan.retrieval.index import ImageIndex
 from chan.retrieval.indexing import (
@@ -53,6 +54,7 @@ def test_a_killed_writer_leaves_the_index_before_or_after_its_change(run, datase
         start = time.monotonic()
         writer = os.fork()
         if writer == 0:
+            torch.set_num_threads(1)  # the threads of an earlier test do not exist in this process
             for number, (_, change) in enumerate(changes(folder, run, dataset, lists)):
                 os.write(report, bytes([number]))
                 change()
