@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from extract.regions.selection import Selection as Selection
     from extract.regions.selection import build_selection as build_selection
     from extract.run.extraction import extract as extract
+    from extract.run.extractor import Extractor as Extractor
+    from extract.run.extractor import ImageRegions as ImageRegions
     from extract.run.plan import ExtractionPlan as ExtractionPlan
     from extract.run.plan import plan_extraction as plan_extraction
     from extract.weights.locating import find_weights as find_weights
@@ -26,6 +28,7 @@ else:  # hidden from type checkers, to which every name would exist with a __get
             "extract.detector.detector": ("Detector",),
             "extract.regions.selection": ("Selection", "build_selection"),
             "extract.run.extraction": ("extract",),
+            "extract.run.extractor": ("Extractor", "ImageRegions"),
             "extract.run.plan": ("ExtractionPlan", "plan_extraction"),
             "extract.weights.locating": ("find_weights",),
         },

@@ -1,6 +1,7 @@
 """Detectron2's configuration with the keys that bottom-up attention adds to it."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
@@ -123,6 +124,16 @@ def with_values(
         copy.OUTPUT_DIR = output
     copy.freeze()
     return copy
+
+
+def as_yaml(cfg: CfgNode) -> str:
+    """A configuration as YAML that `load_config` reads: a list that two keys share is written twice."""
+    return yaml.dump(yaml.safe_load(cfg.dump()), Dumper=_WithoutAliases)
+
+
+class _WithoutAliases(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def provenance_text(cfg: CfgNode) -> str:

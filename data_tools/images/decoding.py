@@ -66,6 +66,20 @@ def decode_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         raise UnreadableImageError(one_line(error)) from None
 
 
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """The pixels of an opened PIL image, as `decode_image` gives those of its file.
+
+    Raises:
+        UnreadableImageError: they cannot be decoded.
+    """
+    try:
+        return np.asarray(_to_rgb(_upright(image)))
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # decoders raise many types on a damaged file
+        raise UnreadableImageError(one_line(error)) from None
+
+
 def to_bgr(image: np.ndarray) -> np.ndarray:
     """A (height, width, 3) RGB image as a C-ordered copy in BGR, the channel order of the detectors.
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data_tools.images.decoding import MAX_PIXELS, UnreadableImageError, decode_bgr
+from data_tools.images.decoding import MAX_PIXELS, UnreadableImageError, decode_bgr, to_bgr
 from data_tools.workers import fitting_workers
 from extract.detector.resizing import Geometry, Resizing
 from extract.run.sources import SourceImage
@@ -105,7 +105,11 @@ class _Images(Dataset):
         try:
             if source.problem:
                 raise UnreadableImageError(source.problem)
-            pixels, geometry = self.resizing(decode_bgr(self.folder / source.file, self.max_pixels))
+            if source.pixels is not None:
+                image = to_bgr(source.pixels)
+            else:
+                image = decode_bgr(self.folder / source.file, self.max_pixels)
+            pixels, geometry = self.resizing(image)
         except UnreadableImageError as error:
             return Decoded(position, time.perf_counter() - start, problem=str(error))
         except (MemoryError, cv2.error):

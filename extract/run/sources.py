@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from data_tools.errors import InputError
 from data_tools.files import read_text
 from data_tools.layout import IMAGE_FOLDERS, load_id_mapping
@@ -37,11 +39,13 @@ class SourceImage:
         image_id: its id.
         file: relative to the images folder.
         problem: why it is not read; None where it is.
+        pixels: (height, width, 3) uint8, RGB, where the image is in memory and no file is read.
     """
 
     image_id: str
     file: str
     problem: str | None = None
+    pixels: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from data_tools.console import Progress
 from data_tools.errors import InputError, UsageError, one_line
 from data_tools.files import claimed, is_full, read_text, replace_file
 from data_tools.workers import fitting_workers
-from extract.config import is_caffe, with_values
+from extract.config import as_yaml, is_caffe, with_values
 from extract.training.checkpoints import LAST, last_checkpoint, resume_from
 from extract.training.data import AttributeMapper, DetectionSplit, check_labels, load_detection_split
 from extract.weights.initial import place_initial_weights
@@ -146,7 +146,7 @@ def _train(cfg: CfgNode, split: DetectionSplit, out: Path, checkpoint: Path | No
     out.mkdir(parents=True, exist_ok=True)
     _log_to_file(out)
     if comm.is_main_process():
-        replace_file(out / "config.yaml", cfg.dump().encode())
+        replace_file(out / "config.yaml", as_yaml(cfg).encode())
     seed_all_rng(max(cfg.SEED, 0) + comm.get_rank())
     trainer = DetectorTrainer(cfg, split.records)
     if weights is not None and checkpoint is None:
@@ -227,7 +227,7 @@ def _check_same_config(stored: Path, cfg: CfgNode) -> None:
     """Raise `InputError` where a run was started with another configuration; device and folder may differ."""
     old, new = (
         [line for line in text.splitlines() if not line.startswith(("  DEVICE: ", "OUTPUT_DIR: "))]
-        for text in (read_text(stored), cfg.dump())
+        for text in (read_text(stored), as_yaml(cfg))
     )
     for before, now in itertools.zip_longest(old, new, fillvalue="(nothing)"):
         if before != now:

@@ -13,8 +13,8 @@ from chan.data.splits import open_split
 from chan.model.image_encoders import SelfAttention, Transformer
 from chan.model.text_encoders import BertEncoder, BiGRUEncoder
 from chan.packing import pack
-from chan.scoring.pairwise import pairwise_scores
 from chan.runs.sizing import fill_sizes
+from chan.scoring.pairwise import pairwise_scores
 from chan.text.tokenizers import BertTokenizer, VocabularyTokenizer
 from chan.training.distributed import Ranks
 from data_tools.captions.vocabulary import SPECIAL, Vocabulary
