@@ -66,7 +66,7 @@ class Extractor:
     >>> extractor = Extractor.from_pretrained("scenes", weights="random", device="cpu")
     >>> regions = extractor(np.zeros((60, 80, 3), np.uint8))
     >>> regions.boxes.shape, regions.features.shape, regions.image_size
-    ((36, 4), (36, 256), (60, 80))
+    ((36, 4), (36, 512), (60, 80))
 
     Args:
         detector: gives proposals with their predictions.
