@@ -78,6 +78,9 @@ def train(
     data: Data,
     features: Features = None,
     config: Annotated[str | None, config_option("chan", INPUT, " Required for a new run.")] = None,
+    weights: Annotated[
+        Path | None, option(INPUT, "Start from the best weights and the vocabulary of this run.", metavar="RUN")
+    ] = None,
     resume: Resume = False,
     device: Device = "auto",
     seed: Annotated[
@@ -93,13 +96,15 @@ def train(
 
     On several GPUs: torchrun --nproc-per-node 4 -m chan train ...
     """
+    if resume and weights is not None:
+        raise UsageError("--weights starts a new run; --resume continues one")
     changes = [*(overrides or []), *([] if seed is None else [f"train.seed={seed}"])]
     chosen = _chosen_config(out, config, changes, resume)
     from chan.runs.train import train as train_run
     from chan.training import checkpoints, distributed
     from data_tools.devices import resolve_device
 
-    done = train_run(out, chosen, data, features, resolve_device(device), resume)
+    done = train_run(out, chosen, data, features, resolve_device(device), resume, weights)
     if not distributed.is_main_process():
         return
     if as_json:

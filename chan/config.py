@@ -118,6 +118,11 @@ class DataConfig:
     vocab: str | None = key(
         None, "SCAN's vocabulary file (bigru); null looks for one beside the data, then builds one"
     )
+    dev_images: int | None = key(
+        None,
+        "number of the first dev images on which the best epoch is chosen; null: all. The public code takes 1,000",
+        null_or(above(0)),
+    )
     cache: CacheName = key(
         CacheName.auto,
         "where training features are held: `mmap` (memory-mapped file), `memory`, `device`; "

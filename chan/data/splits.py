@@ -34,6 +34,10 @@ class FeatureSplit:
         """(N,) int64: regions of each image of the split."""
         return self.features.counts[self.rows]
 
+    def first(self, images: int) -> "FeatureSplit":
+        """The first images with their captions; all where there are no more."""
+        return FeatureSplit(self.split.first(images), self.features, self.rows[:images], self.source)
+
     def gather(self, images: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """(R, F) float16 or float32: the regions of the images at these positions, one image after another.
 

@@ -32,7 +32,13 @@ RESUMABLE = {"data.cache", "data.workers", "train.patience", "train.epochs"}
 
 
 def train(
-    folder: Path, config: Config, data: Path, features: Path | None, device: torch.device, resume: bool
+    folder: Path,
+    config: Config,
+    data: Path,
+    features: Path | None,
+    device: torch.device,
+    resume: bool,
+    weights: Path | None = None,
 ) -> TrainProgress:
     """Train a model in the run folder `folder` and return how far it came.
 
@@ -45,13 +51,17 @@ def train(
         features: as for `open_split`.
         device: where to train.
         resume: continue from the last saved state.
+        weights: a run whose best weights and tokenizer a new run starts from; None starts from the beginning.
 
     Raises:
-        InputError: the data are wrong, other features than before, or the loss is no longer a number.
+        InputError: the data are wrong, the weights do not fit the configuration, the features are others than
+            before, or the loss is no longer a number.
         UsageError: the folder holds a run and `resume` is off, or there are fewer pairs than processes.
     """
     with process_group(device) as (ranks, own_device), _claimed(folder, ranks, resume):
         training, dev = (open_split(data, name, features) for name in ("train", "dev"))
+        if config.data.dev_images is not None:
+            dev = dev.first(config.data.dev_images)
         config = fill_sizes(config, len(training.split.captions))
         if ranks.is_main:
             _warn_of_small_data(config, training, dev)
@@ -71,9 +81,11 @@ def train(
         )
         if resume:
             tokenizer = runs.load_tokenizer(folder, config)
+        elif weights is not None:
+            tokenizer = runs.load_tokenizer(weights, runs.load_run_config(weights))
         else:
             tokenizer = build_tokenizer(config, data, [*training.split.captions, *dev.split.captions])
-        return _train(folder, config, tokenizer, (training, dev), own_device, ranks, resume)
+        return _train(folder, config, tokenizer, (training, dev), own_device, ranks, resume, weights)
 
 
 @contextmanager
@@ -148,10 +160,13 @@ def _train(
     device: torch.device,
     ranks: Ranks,
     resume: bool,
+    weights: Path | None,
 ) -> TrainProgress:
     """Build everything, write or read the folder, and train; `splits` are train and dev."""
     training, dev = splits
-    step = build_step(config, tokenizer, device, ranks, pretrained=not resume)
+    step = build_step(config, tokenizer, device, ranks, pretrained=not resume and weights is None)
+    if weights is not None and not resume:
+        checkpoints.load_weights(step.model, weights / checkpoints.BEST)
     state = TrainState(step.model, step.optimizer, step.scaler)
     progress = checkpoints.load_state(folder, state) if resume else TrainProgress()
     progress = ranks.broadcast(progress)  # every process has read the folder before rank 0 writes to it

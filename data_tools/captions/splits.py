@@ -28,6 +28,17 @@ class Split:
     captions: list[str]
     caption_images: np.ndarray
 
+    def first(self, images: int) -> "Split":
+        """The split of the first images and their captions; the whole where it has no more images.
+
+        >>> split = Split("dev", ["7", "3"], ["a cat", "a dog", "a black cat"], np.array([0, 1, 0]))
+        >>> split.first(1).captions
+        ['a cat', 'a black cat']
+        """
+        kept = np.flatnonzero(self.caption_images < images)
+        captions = [self.captions[caption] for caption in kept]
+        return Split(self.name, self.image_ids[:images], captions, self.caption_images[kept])
+
 
 def read_ids(path: Path) -> list[str]:
     """The ids of a file with one id per line, repeated ids included; blank lines at the end are ignored.

@@ -41,6 +41,7 @@ PAPER: dict[str, Any] = {
     "loss.mask_duplicates": True,
     "data.vocab": None,
     "data.cache": "auto",
+    "data.dev_images": None,
     "data.region_keep_prob": 0.8,
     "data.token_change_prob": 0.2,
     "data.workers": 4,
@@ -73,6 +74,7 @@ FLICKR8K = {
     "train.batch_size": 128,
     "train.lr_decay_epoch": 10,
 }
+PUBLISHED = {"loss.mask_duplicates": False, "data.dev_images": 1000, "train.precision": "fp16"}
 SMALL = {
     "model.dim": 512,
     "loss.warmup_epochs": None,
@@ -100,6 +102,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "f30k_bert": BERT,
     "flickr8k": FLICKR8K,
     "scenes": SCENES,
+    "coco_bigru_published": PUBLISHED,
+    "f30k_bigru_published": PUBLISHED,
+    "coco_bert_published": BERT | PUBLISHED,
+    "f30k_bert_published": BERT | PUBLISHED,
     "small": SMALL,
 }
 """Every shipped configuration, by what differs from the paper's with BiGRU."""

@@ -414,3 +414,28 @@ def test_one_image_has_no_negatives(dataset: Path, tiny_config: Path, tmp_path: 
         path.write_text("".join(path.read_text().splitlines(True)[:count]))
     with pytest.raises(InputError, match="one image"):
         train(tmp_path / "run", tmp_path / "data", load_config(str(tiny_config)))
+
+
+def test_a_run_starts_from_the_best_weights_of_another(
+    finished: Path, dataset: Path, tiny_config: Path, tmp_path: Path
+) -> None:
+    config = load_config(str(tiny_config), ["train.epochs=1", "train.lr=1e-12", "train.weight_decay=0"])
+    runs_train.train(tmp_path / "run", config, dataset, None, CPU, False, weights=finished)
+    before, after = (load_file(folder / "best.safetensors") for folder in (finished, tmp_path / "run"))
+    assert before.keys() == after.keys()
+    for name in before:  # steps this small move no weight by more than a rounding
+        torch.testing.assert_close(after[name], before[name], rtol=1e-5, atol=1e-7)
+    assert (tmp_path / "run" / "vocab.json").read_bytes() == (finished / "vocab.json").read_bytes()
+    other = load_config(str(tiny_config), ["model.dim=24"])
+    with pytest.raises(InputError, match=r"best\.safetensors: not the weights of this run's model"):
+        runs_train.train(tmp_path / "other", other, dataset, None, CPU, False, weights=finished)
+    assert not (tmp_path / "other" / "config.yaml").exists()
+
+
+def test_the_best_epoch_is_chosen_on_the_first_dev_images(
+    dataset: Path, tiny_config: Path, tmp_path: Path
+) -> None:
+    config = load_config(str(tiny_config), ["train.epochs=1", "data.dev_images=1"])
+    done = train(tmp_path / "run", dataset, config)
+    assert lines(tmp_path / "run", "dev")[0]["t2i"]["r1"] == 100  # one image to choose among
+    assert done.best_rsum == lines(tmp_path / "run", "dev")[0]["rsum"]

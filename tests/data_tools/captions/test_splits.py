@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data_tools.captions.splits import load_split
+from data_tools.captions.splits import Split, load_split
 from data_tools.errors import InputError
 
 
@@ -53,3 +53,12 @@ def test_an_unknown_split_names_the_known_ones(tmp_path, write_split):
 def test_the_real_split_has_its_published_size(flickr8k):
     split = load_split(flickr8k / "precomp", "train")
     assert (len(split.image_ids), len(split.captions)) == (800, 4000)
+
+
+def test_the_first_images_keep_their_captions():
+    split = Split("dev", ["a", "b", "c"], ["1", "2", "3", "4"], np.array([1, 0, 2, 1]))
+    first = split.first(2)
+    assert (first.image_ids, first.captions) == (["a", "b"], ["1", "2", "4"])
+    assert first.caption_images.tolist() == [1, 0, 1]
+    whole = split.first(10)
+    assert (whole.image_ids, whole.captions) == (split.image_ids, split.captions)
