@@ -131,11 +131,11 @@ def _cell(answer: Answer, colours: Sequence[str]) -> Image.Image:
         pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="white", width=4)
         pen.rectangle((x1, y1, x2, y2), outline=words[0][1], width=2)
         labels.append(((x1, y1, x2, y2), words))
+    if answer.correct:
+        pen.rectangle((0, 0, CELL_WIDTH - 1, CELL_HEIGHT - 1), outline=GREEN, width=6)
     taken: list[Rectangle] = []
     for frame, words in labels:  # after all frames, so that none crosses a label
         taken.append(_label(pen, frame, words, taken))
-    if answer.correct:
-        pen.rectangle((0, 0, CELL_WIDTH - 1, CELL_HEIGHT - 1), outline=GREEN, width=6)
     return cell
 
 

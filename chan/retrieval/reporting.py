@@ -1,5 +1,6 @@
 """What `chan search` prints: results as lines of text or as JSON."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -40,7 +41,7 @@ def print_results(queries: Sequence[Query], results: Sequence[Results], as_json:
         if query.unknown:
             print(f"  not in the model's vocabulary: {', '.join(query.unknown)}")
         for rank, hit in enumerate(found.hits, start=1):
-            print(f"{rank:4}  {hit.score:8.3f}  {hit.image_id}  {hit.file or ''}")
+            print(f"{rank:4}  {hit.score:8.3f}  {hit.image_id}  {_path(hit)}")
             print(f"                {_matches(hit.words)}")
 
 
@@ -51,7 +52,7 @@ def print_like(image_id: str, region: int, results: Results, as_json: bool) -> N
         return
     print(f"regions like region {region} of {image_id}  ({_how(results)})")
     for rank, hit in enumerate(results.hits, start=1):
-        print(f"{rank:4}  {hit.score:8.3f}  {hit.image_id}  region {hit.region}  {hit.file or ''}")
+        print(f"{rank:4}  {hit.score:8.3f}  {hit.image_id}  region {hit.region}  {_path(hit)}")
 
 
 def print_captions(image_id: str, found: Sequence[CaptionHit], as_json: bool) -> None:
@@ -89,6 +90,11 @@ def _hit_document(hit: Hit) -> dict[str, Any]:
     if hit.words:
         document["words"] = [of_match(match) for match in hit.words]
     return document
+
+
+def _path(hit: Hit) -> str:
+    """The image's file, seen from the working folder; empty where it is not known."""
+    return "" if hit.file is None else os.path.relpath(hit.file.resolve())
 
 
 def _how(results: Results) -> str:

@@ -24,7 +24,7 @@ def draw_curves(folder: Path, chance: float) -> Path | None:
         return None
     from matplotlib.figure import Figure  # half a second, which only the end of a training takes
 
-    figure = Figure(figsize=(12, 4), layout="constrained")
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
     loss, recall, total = figure.subplots(1, 3)
     loss.plot([line["step"] for line in losses], [line["loss"] for line in losses], color="#1f77b4", linewidth=1)
     _label(loss, "training loss", "loss")
@@ -37,8 +37,8 @@ def draw_curves(folder: Path, chance: float) -> Path | None:
     total.plot([line["step"] for line in dev], [line["rsum"] for line in dev], color="#d62728", marker=".")
     total.axhline(chance, color="#8a9097", linestyle=":", label=f"chance {chance:.1f}")
     _label(total, "rsum on dev", "rsum of 600")
-    for axes in (recall, total):
-        axes.legend(fontsize=8)
+    recall.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+    total.legend(fontsize=8)
     with replacing(folder / FILE) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
     return folder / FILE
