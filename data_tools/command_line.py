@@ -13,7 +13,7 @@ import typer
 
 from data_tools.console import entry_point, print_json
 from data_tools.errors import UsageError
-from data_tools.options import INPUT, OUTPUT, Json, argument, command, flag, make_group, option, seed_option
+from data_tools.options import INPUT, OUTPUT, RUN, Json, argument, command, flag, make_group, option, seed_option
 
 SPLITS = "Splits"  # a group of the help
 
@@ -260,6 +260,46 @@ def join(
         print(done)
     if done.failures and not stores:
         raise typer.Exit(1)  # as the run whose parts they were would have ended
+
+
+@command(app, "data-tools compare features.h5 published.tsv --out histogram.png")
+def compare(
+    ours: Annotated[
+        Path, argument("OURS", "A store, SCAN's .npy or a folder of them, a TSV, or a folder of MILVLG's .npz.")
+    ],
+    theirs: Annotated[Path, argument("THEIRS", "The features of the same images that OURS are compared with.")],
+    *,
+    id_mapping: Annotated[
+        Path | None,
+        option(INPUT, "id_mapping.json that turns the file names of THEIRS into ids.", metavar="FILE"),
+    ] = None,
+    at_least: Annotated[
+        float,
+        option(
+            RUN,
+            "Exit with 1 if a smaller share of the rows has a partner with a cosine of 0.99 or more.",
+            metavar="SHARE",
+            min=0,
+            max=1,
+        ),
+    ] = 0.0,
+    out: Annotated[
+        Path | None, option(OUTPUT, "Also write a histogram of the distances (PNG).", metavar="FILE")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two sets of region features: rows matched one to one by cosine, and the boxes of matched rows."""
+    from data_tools.checks.comparison import compare_features, draw_histogram
+
+    found = compare_features(ours, theirs, id_mapping)
+    if out is not None:
+        draw_histogram(found, out)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        print(found.as_text())
+    if found.share() < at_least:
+        raise typer.Exit(1)
 
 
 @command(app, "data-tools inspect features.h5 --image 42 --images data/coco/images --out 42.png")

@@ -17,12 +17,15 @@ def prepare_environment() -> None:
     default of 300,000 rounds slows processes on the same cores tenfold, as each spins in the time of the others;
     with `SPINS` others slow a process in proportion, and alone it is as fast (benchmarks/neighbours.py).
 
+    NumPy has threads of its own, which wait in the same way; its products here are small, and one thread does them.
+
     In a container a user may have neither a HOME nor an entry among the users; libraries that look for the user's
     folder would raise errors when they are imported.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if "HOME" not in os.environ:
         try:
             pwd.getpwuid(os.getuid())
