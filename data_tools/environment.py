@@ -17,7 +17,7 @@ def prepare_environment() -> None:
     default of 300,000 rounds slows processes on the same cores tenfold, as each spins in the time of the others;
     with `SPINS` others slow a process in proportion, and alone it is as fast (benchmarks/neighbours.py).
 
-    NumPy has threads of its own, which wait in the same way; its products here are small, and one thread does them.
+    NumPy has threads of its own, which wait in the same way; its products here are small: one thread does them.
 
     In a container a user may have neither a HOME nor an entry among the users; libraries that look for the user's
     folder would raise errors when they are imported.

@@ -62,21 +62,32 @@ def paired_bootstrap(first: Ranking, second: Ranking, seed: int) -> np.ndarray:
 
 
 def _recalls(ranking: Ranking, seed: int) -> np.ndarray:
-    """(2, 3, S): image to text and text to image, R@1, R@5 and R@10, in percent, of each draw of images."""
+    """(2, 3, S): image to text and text to image, R@1, R@5 and R@10, in percent, of each draw of images.
+
+    The columns of one product count, for each draw, the queries of a side and those answered within each cutoff.
+    """
     sides = [
         (ranking.i2t.cpu().numpy(), ranking.images.cpu().numpy()),
         (ranking.t2i.cpu().numpy(), ranking.caption_images.cpu().numpy()),
     ]
     count = 1 + max(int(images.max()) for _, images in sides)
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    return np.stack([_resampled(ranks, images, draws) for ranks, images in sides])
+    columns = [
+        np.bincount(images, weights=weights, minlength=count)
+        for ranks, images in sides
+        for weights in (None, *(ranks < cutoff for cutoff in CUTOFFS))
+    ]
+    sums = draw_images(count, seed).astype(np.float64) @ np.stack(
+        columns, axis=1
+    )  # of whole numbers: exact in any order
+    counts = sums.T.reshape(len(sides), 1 + len(CUTOFFS), RESAMPLES)
+    return 100.0 * counts[:, 1:] / np.maximum(counts[:, :1], 1)
 
 
-def _resampled(ranks: np.ndarray, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """(3, S): R@1, R@5 and R@10, in percent, of queries with these ranks and images in each draw (S, N)."""
-    queries = draws @ np.bincount(images, minlength=draws.shape[1])
-    hits = [np.bincount(images, weights=ranks < cutoff, minlength=draws.shape[1]) for cutoff in CUTOFFS]
-    return np.stack([100.0 * (draws @ hit) / np.maximum(queries, 1) for hit in hits])
+def draw_images(count: int, seed: int) -> np.ndarray:
+    """(S, N) int64: how often each of `count` images is among as many that are drawn with replacement."""
+    drawn = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
+    drawn += count * np.arange(RESAMPLES)[:, None]
+    return np.bincount(drawn.ravel(), minlength=RESAMPLES * count).reshape(RESAMPLES, count)
 
 
 def _interval(values: np.ndarray) -> Interval:

@@ -7,7 +7,7 @@ import torch
 from chan.data.splits import open_split
 from chan.evaluation.comparison import as_table, difference, most_different
 from chan.evaluation.evaluate import Evaluation, evaluate
-from chan.evaluation.intervals import RESAMPLES, paired_bootstrap
+from chan.evaluation.intervals import RESAMPLES, draw_images, paired_bootstrap
 from chan.evaluation.recall import CUTOFFS, Ranking, matrix_blocks
 
 
@@ -19,7 +19,9 @@ def test_a_draw_of_images_is_used_for_both_models() -> None:
     owners = [0, 0, 1, 2, 2, 2]
     first = ranking([0, 4, 20], [0, 1, 9, 10, 3, 0], owners)
     second = ranking([3, 0, 6], [5, 0, 0, 2, 30, 8], owners)
-    draws = np.random.default_rng(7).multinomial(3, np.full(3, 1 / 3), size=RESAMPLES)
+    draws = draw_images(3, seed=7)
+    assert draws.shape == (RESAMPLES, 3)
+    assert (draws.sum(1) == 3).all()
 
     def rsum(found: Ranking, counts: np.ndarray) -> float:
         """By copying the queries of each image as often as it was drawn."""
