@@ -7,6 +7,7 @@ Shapes: Q queries, T words of all queries, D joint dimension.
 """
 
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,13 @@ class ScanWorker:
     """
 
     def __init__(self, folder: Path, manifest: Manifest, share: int, shares: int, device: str) -> None:
-        self.index, self.share, self.shares = ImageIndex(folder, manifest), share, shares
+        self.folder, self.manifest, self.share, self.shares = folder, manifest, share, shares
         self.device = resolve_device(device)
+
+    @cached_property
+    def index(self) -> ImageIndex:
+        """Opened at the first search, where an error reaches the caller; Ray takes one before that for a death."""
+        return ImageIndex(self.folder, self.manifest)
 
     def best(self, scorer: Scorer, rows: np.ndarray, offsets: np.ndarray, k: int) -> Best:
         """The k best images of the share for queries with rows (T, D) and offsets (Q + 1,)."""

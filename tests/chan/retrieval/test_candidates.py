@@ -208,10 +208,10 @@ def test_missing_and_damaged_lists_are_named(made_index, retriever):
     folder = with_lists(made_index([collection(9, 30)]))
     path = folder / "segment-0.faiss"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match="segment-0.faiss.*fix: chan index --compact"):
+    with pytest.raises(InputError, match=r"segment-0.faiss.*fix: chan index --compact"):
         retriever.open_index(folder).search("a red circle")
     path.unlink()
-    with pytest.raises(InputError, match="segment-0.faiss.*fix: chan index --compact"):
+    with pytest.raises(InputError, match=r"segment-0.faiss.*fix: chan index --compact"):
         retriever.open_index(folder).search("a red circle")
     indexing.compact_index(folder)
     assert retriever.open_index(folder).search("a red circle").exact

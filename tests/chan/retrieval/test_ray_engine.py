@@ -4,7 +4,9 @@ import os
 import secrets
 import signal
 import threading
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from chan.packing import pack
 from chan.retrieval import ray_engine
 from chan.retrieval.index import ImageIndex
 from chan.retrieval.indexing import remove_from_index
-from chan.retrieval.ray_engine import RaySearch
+from chan.retrieval.ray_engine import RaySearch, ScanWorker
 from chan.retrieval.scan import ScanSearch
 from chan.scoring.codings import CODINGS
 from chan.scoring.pairwise import Scorer, pairwise_scores
@@ -26,10 +28,11 @@ pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the wo
 
 DIM = 16
 POOLINGS = ("max", "mean", "sum", "softmax", "lse")
+GONE = ["i3", "i1500"]
 MARK = secrets.token_hex(16)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def cluster():
     """A cluster of two workers on this machine; `RaySearch` uses one that this process is connected to."""
     os.environ.update({**LOOPBACK, "TEST_OF_SEARCH": MARK})
@@ -73,64 +76,108 @@ def queries():
     return pack([torch.from_numpy(exact_rows(random, length)).float() for length in (4, 1, 7)])
 
 
-def test_the_actors_rank_as_the_score_matrix(made_index, images, queries):
-    index = ImageIndex(made_index([images[:2000], images[2000:2001], images[2001:]]))
-    packed = pack([torch.from_numpy(image).float() for image in images])
-    search = RaySearch(index, "cpu")
-    for coding in CODINGS:
-        for pooling in POOLINGS:
-            scorer = Scorer.from_names(coding, pooling)
-            expected = pairwise_scores(
-                packed.rows, packed.offsets, queries.rows, queries.offsets, coding=coding, pooling=pooling
-            ).T.numpy()
-            for own, scores in zip(search(scorer, queries, 10), expected, strict=True):
-                assert (own.way, own.exact) == ("ray", True)
-                np.testing.assert_allclose(own.scores, scores[own.positions], rtol=1e-5, atol=1e-5)
-                np.testing.assert_allclose(own.scores, np.sort(scores)[:-11:-1], rtol=1e-5, atol=1e-5)
-                if coding in ("vha", "tha") and pooling in ("max", "mean", "sum"):
-                    np.testing.assert_array_equal(own.positions, np.argsort(-scores, kind="stable")[:10])
-    search.close()
+@pytest.fixture
+def search(made_index, images, cluster):
+    """A search that two actors share, of an index from which two images were removed."""
+    folder = made_index([images[:2000], images[2000:2001], images[2001:]])
+    remove_from_index(folder, GONE)
+    started = RaySearch(ImageIndex(folder), "cpu")
+    yield started
+    started.close()
 
 
-def test_a_killed_worker_costs_no_answer(made_index, images, queries):
-    folder = made_index([images])
-    remove_from_index(folder, ["i3", "i1500"])
-    index = ImageIndex(folder)
-    scorer, search = Scorer.from_names("vha", "sum"), RaySearch(index, "cpu")
-    expected = ScanSearch(index)(scorer, queries, 10)
-    search(scorer, queries, 10)
-    before = workers()
+def test_the_actors_rank_as_the_score_matrix_and_a_killed_one_costs_no_answer(search, images, queries):
+    """In one test, because the actors take seconds to start."""
+    kept = [image for number, image in enumerate(images) if f"i{number}" not in GONE]
+    packed = pack([torch.from_numpy(image).float() for image in kept])
+    for coding, pooling in product(CODINGS, POOLINGS):
+        scorer = Scorer.from_names(coding, pooling)
+        expected = pairwise_scores(
+            packed.rows, packed.offsets, queries.rows, queries.offsets, coding=coding, pooling=pooling
+        ).T.numpy()
+        for own, scores in zip(search(scorer, queries, 10), expected, strict=True):
+            assert (own.way, own.exact) == ("ray", True)
+            np.testing.assert_allclose(own.scores, np.sort(scores)[:-11:-1], rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(own.scores, scores[own.positions], rtol=1e-5, atol=1e-5)
+            if coding in ("vha", "tha") and pooling in ("max", "mean", "sum"):
+                np.testing.assert_array_equal(own.positions, np.argsort(-scores, kind="stable")[:10])
+    check_stream_with_kills(search, queries)
+
+
+def check_stream_with_kills(search, queries):
+    """One worker is killed between two queries, the other at a moment of the stream."""
+    scorer, before = Scorer.from_names("vha", "sum"), workers()
+    expected = ScanSearch(search.index)(scorer, queries, 10)
     assert len(before) == 2
     first, second = sorted(before)
-    killer = threading.Timer(0.05, os.kill, (second, signal.SIGKILL))
-    answers, after_kill = 0, 0
-    while after_kill < 3:
+    killer = threading.Timer(0.02, os.kill, (second, signal.SIGKILL))
+    answers = after = 0
+    while after < 3:
         if answers == 2:
             os.kill(first, signal.SIGKILL)
-        if answers == 4:
             killer.start()
         for own, wanted in zip(search(scorer, queries, 10), expected, strict=True):
             np.testing.assert_array_equal(own.positions, wanted.positions)
             np.testing.assert_array_equal(own.scores, wanted.scores)
         answers += 1
-        after_kill += killer.finished.is_set()
-    search(scorer, queries, 10)
+        after += killer.finished.is_set()
     assert not workers() & before
-    search.close()
+    assert len(workers()) == 2
 
 
-def test_a_share_at_which_all_workers_die_ends_the_search(made_index, images, queries, monkeypatch):
-    class Dying(ray_engine.ScanWorker):
-        def best(self, *_):
-            os._exit(1)
+class DeadRay:
+    """A cluster whose actors all die, or all fail with an error."""
 
-    monkeypatch.setattr(ray_engine, "ScanWorker", Dying)
-    with pytest.raises(InputError, match="3 workers of the Ray cluster died"):
-        RaySearch(ImageIndex(made_index([images])), "cpu")(Scorer.from_names(), queries, 3)
+    def __init__(self, error):
+        import ray
+
+        self.exceptions, self.error, self.started = ray.exceptions, error, 0
+
+    def put(self, value):
+        return value
+
+    def cluster_resources(self):
+        return {"CPU": 2}
+
+    def remote(self, _):
+        return self
+
+    def options(self, **_):
+        def start(*_):
+            self.started += 1
+            return SimpleNamespace(best=SimpleNamespace(remote=lambda *_: None))
+
+        return SimpleNamespace(remote=start)
+
+    def get(self, _):
+        raise self.error(self.exceptions)
 
 
-def test_an_index_that_was_compacted_meanwhile_gives_one_line(made_index, images, queries):
+@pytest.mark.parametrize(
+    ("error", "line", "started"),
+    [
+        (lambda known: known.ActorDiedError(), "3 workers of the Ray cluster died", 2 + 3),
+        (lambda known: known.RayTaskError("best", "", InputError("segment-0.h5: no such file")), "segment-0", 2),
+    ],
+)
+def test_deaths_at_one_search_have_an_end_and_errors_of_workers_are_passed_on(
+    made_index, images, queries, monkeypatch, error, line, started
+):
+    dead = DeadRay(error)
+    monkeypatch.setattr(ray_engine, "connect_to_ray", lambda address: dead)
+    with pytest.raises(InputError, match=line):
+        RaySearch(ImageIndex(made_index([images[:20]])), "cpu")(Scorer.from_names(), queries, 3)
+    assert dead.started == started
+
+
+def test_a_worker_keeps_to_the_manifest_that_it_was_given(made_index, images, queries):
     index = ImageIndex(made_index([images[:20]]))
-    (index.folder / "segment-0.h5").unlink()
-    with pytest.raises(InputError, match="segment-0.h5"):
-        RaySearch(index, "cpu")(Scorer.from_names(), queries, 3)
+    remove_from_index(index.folder, ["i1"])
+    rows, offsets = queries.rows.numpy(), queries.offsets.numpy()
+    worker = ScanWorker(index.folder, index.manifest, 0, 1, "cpu")
+    for own, wanted in zip(
+        worker.best(Scorer.from_names(), rows, offsets, 20),
+        ScanSearch(index)(Scorer.from_names(), queries, 20),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(own[0], wanted.positions)
