@@ -9,3 +9,10 @@ class PrecisionName(StrEnum):
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
+
+
+class SearchEngine(StrEnum):
+    """What searches an index."""
+
+    local = "local"
+    ray = "ray"

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from chan.choices import PrecisionName
+from chan.choices import PrecisionName, SearchEngine
 from data_tools.console import entry_point, print_json
 from data_tools.errors import UsageError
 from data_tools.options import (
@@ -432,6 +432,21 @@ def search(
         Path | None,
         option(OUTPUT, "Also write the results to this page (FILE.html) or picture (FILE.png).", metavar="FILE"),
     ] = None,
+    exact: Annotated[
+        bool, flag(RUN, "Score every image, also where the search by candidates is faster.", "--exact")
+    ] = False,
+    engine: Annotated[
+        SearchEngine, option(RUN, "Search in this process, or on a Ray cluster that shares the images.")
+    ] = SearchEngine.local,
+    ray_address: Annotated[
+        str,
+        option(
+            RUN,
+            "Address of a running Ray cluster, or auto; goes with --engine ray.",
+            metavar="ADDRESS",
+            show_default="a new cluster on this machine",
+        ),
+    ] = "",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -449,20 +464,26 @@ def search(
             expected = "a page, FILE.html" + (", or a picture, FILE.png" if image is None else "")
             raise UsageError(f"--out {out}: expected {expected}, of the images that a search finds")
         check_writable(out)
+    if ray_address and engine is SearchEngine.local:
+        raise UsageError("--ray-address goes with --engine ray")
     searched = open_index(index, device)
+    if engine is SearchEngine.ray:
+        from chan.retrieval.ray_engine import RaySearch
+
+        searched.engine = RaySearch(searched.index, searched.retriever.device.type, ray_address)
     if captions is not None and image is not None:
         found = searched.captions_for(image, reporting.read_lines(captions), k)
         reporting.print_captions(image, found, as_json)
         return
     if image is not None:
         number = region if region is not None else searched.region_at(image, *reporting.parse_point(at or ""))
-        results = searched.like(image, number, k)
+        results = searched.like(image, number, k, exact)
         reporting.print_like(image, number, results, as_json)
         if out is not None:
             page.save_like(searched, image, number, results, out)
         return
     encoded = [searched.query(text) for text in asked]
-    answers = searched.search_all(encoded, k)
+    answers = searched.search_all(encoded, k, exact)
     reporting.print_results(encoded, answers, as_json)
     if out is not None and out.suffix == ".png":
         from chan.retrieval import drawing, explanation

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from chan.packing import Packed, join
-from chan.retrieval.manifest import read_manifest
+from chan.retrieval.manifest import Manifest, read_manifest
 from chan.retrieval.segments import OpenSegment
 from data_tools.errors import InputError
 
@@ -19,20 +19,23 @@ class ImageIndex:
 
     Args:
         folder: the index.
+        manifest: what it holds; None reads it.
 
     Attributes:
         manifest: what it holds.
         dim: D.
         image_ids: N ids, in the order in which they were added.
+        segment_positions: for each segment the position of each of its images, -1 of a removed one.
 
     Raises:
         InputError: there is no index, or it is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.manifest = folder, read_manifest(folder)
+    def __init__(self, folder: Path, manifest: Manifest | None = None) -> None:
+        self.folder, self.manifest = folder, manifest or read_manifest(folder)
         self.dim = self.manifest.dim
         self.segments = [OpenSegment(folder, segment, self.dim) for segment in self.manifest.segments]
+        self.segment_positions = self._positions_by_segment()
         places = [
             (number, row)
             for number, segment in enumerate(self.segments)
@@ -103,19 +106,27 @@ class ImageIndex:
         segment, row = self._place(position)
         return None if segment.sizes is None else (int(segment.sizes[row, 0]), int(segment.sizes[row, 1]))
 
-    def chunks(self, max_regions: int) -> Iterator[tuple[np.ndarray, Packed]]:
+    def chunks(
+        self, max_regions: int, segments: Sequence[int] | None = None
+    ) -> Iterator[tuple[np.ndarray, Packed]]:
         """All embeddings in order, in groups of about `max_regions`: positions (n,) int64, and their regions.
 
-        Removed images are among the regions, with position -1.
+        Removed images are among the regions, with position -1. `segments` limits it to segments by their numbers.
         """
-        first_position = 0
+        for number in range(len(self.segments)) if segments is None else segments:
+            segment, positions = self.segments[number], self.segment_positions[number]
+            for first, last in segment.bounds(max_regions):
+                yield positions[first:last], segment.images(first, last)
+
+    def _positions_by_segment(self) -> list[np.ndarray]:
+        numbered, first = [], 0
         for segment in self.segments:
             positions = np.full(len(segment.alive), -1, dtype=np.int64)
             alive = int(segment.alive.sum())
-            positions[segment.alive] = np.arange(first_position, first_position + alive)
-            first_position += alive
-            for first, last in segment.bounds(max_regions):
-                yield positions[first:last], segment.images(first, last)
+            positions[segment.alive] = np.arange(first, first + alive)
+            numbered.append(positions)
+            first += alive
+        return numbered
 
     def _place(self, position: int) -> tuple[OpenSegment, int]:
         number, row = self._places[position].tolist()

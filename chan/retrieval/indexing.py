@@ -17,8 +17,9 @@ import numpy as np
 from chan.retrieval.image_files import find_images
 from chan.retrieval.index import ImageIndex
 from chan.retrieval.manifest import MANIFEST, MODEL, Manifest, Segment, read_manifest
+from chan.retrieval.region_lists import build_lists, pays
 from chan.retrieval.retriever import BATCH, Retriever
-from chan.retrieval.segments import write_segment
+from chan.retrieval.segments import OpenSegment, write_segment
 from chan.runs.folder import copy_model, load_run_config, weights_sha256
 from chan.runs.provenance import check_same_features
 from data_tools.captions.splits import read_ids
@@ -184,6 +185,7 @@ def _writing(folder: Path) -> Iterator[None]:
 def _remove_strays(folder: Path, segments: Sequence[Segment]) -> None:
     """Remove segment files that no manifest names, and unfinished files of any kind."""
     named = {f"{segment.name}{ending}" for segment in segments for ending in (".h5", ".json")}
+    named |= {f"{segment.name}.faiss" for segment in segments if segment.lists}
     for path in (*folder.glob("segment-*"), *folder.glob(".*.tmp")):
         if path.name not in named:
             path.unlink()
@@ -230,7 +232,11 @@ def _write(
         blocks = _blocks(sources, schema, encode, progress.advance)
         attributes = {"embeddings_of": manifest.weights_sha256}
         write_segment(folder, manifest.next_name(), blocks, schema, files, attributes)
-    manifest.with_segment(schema.images, schema.regions).save(folder)
+    segment = Segment(manifest.next_name(), schema.images, schema.regions)
+    lists = pays(schema.regions)
+    if lists:
+        build_lists(folder, OpenSegment(folder, segment, manifest.dim))
+    manifest.with_segment(schema.images, schema.regions, lists).save(folder)
 
 
 def _ids(features: RegionFeatures, rows: np.ndarray) -> list[str]:

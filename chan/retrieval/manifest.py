@@ -3,6 +3,7 @@
 INDEX/manifest.json     this; replaced as a whole, so that a killed writer leaves the index before or after
 INDEX/segment-N.h5      a feature store whose features are the model's region embeddings (M, D), float16
 INDEX/segment-N.json    the files of its images, in the same order, relative to the images folder
+INDEX/segment-N.faiss   of a large segment: lists of similar regions, for the search by candidates
 INDEX/model/            the run folder's model: configuration, tokenizer, best weights
 
 A segment is never changed. A file that the manifest does not name was left by a killed writer; the next one
@@ -25,12 +26,21 @@ MODEL = "model"
 
 @dataclass(frozen=True)
 class Segment:
-    """A file of the index: its name without ending, how many images and regions, and which ids were removed."""
+    """Files of the index.
+
+    Attributes:
+        name: without ending.
+        images: how many it has.
+        regions: that they have together.
+        removed: ids of the images that were removed.
+        lists: whether there are lists for the search by candidates.
+    """
 
     name: str
     images: int
     regions: int
     removed: tuple[str, ...] = ()
+    lists: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,9 +67,9 @@ class Manifest:
         """The name of the next segment."""
         return f"segment-{self.written}"
 
-    def with_segment(self, images: int, regions: int) -> "Manifest":
+    def with_segment(self, images: int, regions: int, lists: bool = False) -> "Manifest":
         """This manifest and the segment `next_name()`."""
-        added = Segment(self.next_name(), images, regions)
+        added = Segment(self.next_name(), images, regions, lists=lists)
         return replace(self, segments=(*self.segments, added), written=self.written + 1)
 
     def save(self, folder: Path) -> None:
@@ -115,7 +125,10 @@ def _parsed(path: Path, document: dict[str, Any]) -> Manifest:
             raise InputError(f"{path}: segments: expected names segment-N with N below {written}")
         removed = texts(entry.get("removed"), "removed")
         images, regions = count(entry.get("images"), "images"), count(entry.get("regions"), "regions")
-        segments.append(Segment(entry["name"], images, regions, removed))
+        lists = entry.get("lists", False)
+        if not isinstance(lists, bool):
+            raise InputError(f"{path}: lists: expected true or false")
+        segments.append(Segment(entry["name"], images, regions, removed, lists))
     return Manifest(
         weights_sha256=document["weights_sha256"],
         dim=count(document.get("dim"), "dim"),

@@ -74,6 +74,7 @@ def results_document(results: Results) -> dict[str, Any]:
     return {
         "exact": results.exact,
         "way": results.way,
+        "bound": results.bound,
         "seconds": round(results.seconds, 6),
         "hits": [_hit_document(hit) for hit in results.hits],
     }

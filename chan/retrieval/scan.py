@@ -3,6 +3,9 @@
 Shapes: N images, Q queries, D joint dimension.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -13,7 +16,50 @@ from chan.scoring.pairwise import Scorer
 CHUNK_REGIONS = 1 << 12  # scored at a time: 16 MiB in float32 at D 1024
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Ranking:
+    """The best images for a query, best first; equal scores are in the order of the index.
+
+    Attributes:
+        positions: (n,) int64, of the images.
+        scores: (n,) float32.
+        exact: whether no other image of the index scores as much as the last of n.
+        way: how they were found: scan, candidates or ray.
+        bound: the most that an image which was not scored can have, as far as its lists are exact; None: all were.
+        scored: how many images were.
+    """
+
+    positions: np.ndarray
+    scores: np.ndarray
+    exact: bool
+    way: str
+    bound: float | None
+    scored: int
+
+
+def ranking(positions: np.ndarray, scores: np.ndarray, k: int, way: str = "scan") -> Ranking:
+    """The k best of all images of an index, with their positions (n,) in any order and their scores (n,).
+
+    >>> ranking(np.array([4, 2, 7]), np.array([0.5, 0.5, 0.9]), 2).positions
+    array([7, 2])
+    """
+    order = np.argsort(positions)
+    chosen = order[best(scores[order], k)]
+    return Ranking(positions[chosen], scores[chosen], True, way, None, len(scores))
+
+
+@dataclass(frozen=True)
+class ScanSearch:
+    """Searches an index by a scan."""
+
+    index: ImageIndex
+
+    def __call__(self, scorer: Scorer, queries: Packed, k: int) -> list[Ranking]:
+        """The k best images for each query, whose token embeddings are (T, D)."""
+        positions = np.arange(len(self.index))
+        return [ranking(positions, scores, k) for scores in scan(self.index, scorer, queries)]
+
+
 def scan(index: ImageIndex, scorer: Scorer, queries: Packed) -> np.ndarray:
     """(Q, N) float32: the score of every image of the index; NaN becomes -inf.
 
@@ -22,16 +68,32 @@ def scan(index: ImageIndex, scorer: Scorer, queries: Packed) -> np.ndarray:
         scorer: of regions and words.
         queries: (T, D) token embeddings of the queries; where they are, it is computed.
     """
-    scores = np.empty((len(queries), len(index)), np.float32)
-    for positions, regions in index.chunks(CHUNK_REGIONS):
+    return scan_chunks(index.chunks(CHUNK_REGIONS), scorer, queries)[1]
+
+
+@torch.inference_mode()
+def scan_chunks(
+    chunks: Iterable[tuple[np.ndarray, Packed]], scorer: Scorer, queries: Packed
+) -> tuple[np.ndarray, np.ndarray]:
+    """The images in some chunks of an index: their positions (n,) int64, and as `scan` their scores (Q, n).
+
+    Args:
+        chunks: of `ImageIndex.chunks`; images at position -1 are left out.
+        scorer: see `scan`.
+        queries: see `scan`.
+    """
+    places, scores = [np.empty(0, np.int64)], [np.empty((len(queries), 0), np.float32)]
+    for positions, regions in chunks:
         found = scorer(regions.to(queries.rows.device), queries).T.cpu().numpy()
         alive = positions >= 0
-        if alive.all():
-            scores[:, positions[0] : positions[-1] + 1] = found
-        else:
-            scores[:, positions[alive]] = found[:, alive]
-    np.nan_to_num(scores, copy=False, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
-    return scores
+        places.append(positions[alive])
+        scores.append(found[:, alive])
+    return np.concatenate(places), finite(np.concatenate(scores, axis=1))
+
+
+def finite(scores: np.ndarray) -> np.ndarray:
+    """Scores, changed in place: NaN, which would compare as neither larger nor smaller, becomes -inf."""
+    return np.nan_to_num(scores, copy=False, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
 
 
 def best(scores: np.ndarray, k: int) -> np.ndarray:

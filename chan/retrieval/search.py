@@ -4,8 +4,9 @@ Shapes: N images of the index, K regions of one image, D joint dimension.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,9 @@ import numpy as np
 import torch
 
 from chan.packing import Packed, join, pack
+from chan.retrieval.candidates import CandidateSearch
 from chan.retrieval.index import ImageIndex
-from chan.retrieval.scan import best, scan
+from chan.retrieval.scan import Ranking, ScanSearch, best
 from chan.retrieval.words import Word, WordMatch
 from chan.runs.folder import weights_sha256
 from chan.scoring.pairwise import Scorer
@@ -22,6 +24,9 @@ from data_tools.errors import InputError
 
 if TYPE_CHECKING:
     from chan.retrieval.retriever import Retriever
+
+Engine = Callable[[Scorer, Packed, int], list[Ranking]]
+"""Finds the k best images for each query (T, D)."""
 
 MAX_WEIGHT = 5
 _SAME_REGION = Scorer.from_names(coding="vha", pooling="max")
@@ -106,14 +111,16 @@ class Results:
     Attributes:
         hits: at most as many as were asked for; equal scores are in the order of the index.
         exact: whether no other image of the index scores more.
-        way: how they were found: scan.
+        way: how they were found: scan, candidates or ray.
         seconds: that it took.
+        bound: the most that an image which was not scored can have, as far as its lists are exact; None: all were.
     """
 
     hits: tuple[Hit, ...]
     exact: bool
     way: str
     seconds: float
+    bound: float | None = None
 
 
 @dataclass(frozen=True)
@@ -127,12 +134,17 @@ class CaptionHit:
 class IndexSearch:
     """Searches an index with the model that made it; `chan.open_index` opens one.
 
+    Attributes:
+        engine: what searches, for instance a `RaySearch`; None: by candidates where the index has lists of regions
+            for them, the model's score allows it and no exact answer is insisted on, otherwise by a scan.
+
     Raises:
         InputError: there is no index, it is damaged, or the retriever has other weights than its embeddings.
     """
 
     def __init__(self, folder: Path, retriever: "Retriever") -> None:
         self.index, self.retriever = ImageIndex(folder), retriever
+        self.engine: Engine | None = None
         own = retriever.folder
         if own is not None and weights_sha256(own) != self.index.manifest.weights_sha256:
             raise InputError(f"{folder}: was made with other weights than those in {own}")
@@ -143,28 +155,29 @@ class IndexSearch:
         words = tuple(self.retriever.words([text])[0])
         return Query(text, words, tokens, (1,) * len(words), tokens)
 
-    def search(self, query: str | Query, k: int = 10) -> Results:
-        """The k best images for a sentence, by the model's own score.
+    def search(self, query: str | Query, k: int = 10, exact: bool = False) -> Results:
+        """The k best images for a sentence, by the model's own score; `exact` insists on a scan.
 
         Raises:
             InputError: the sentence has no word.
         """
-        return self.search_all([query], k)[0]
+        return self.search_all([query], k, exact)[0]
 
-    def search_all(self, queries: Sequence[str | Query], k: int = 10) -> list[Results]:
+    def search_all(self, queries: Sequence[str | Query], k: int = 10, exact: bool = False) -> list[Results]:
         """As `search`, for several sentences in one pass over the index."""
         start = time.perf_counter()
         encoded = [self.query(query) if isinstance(query, str) else query for query in queries]
         if not encoded:
             return []
-        scores = scan(self.index, self.retriever.model.scorer, join([query.scored for query in encoded]))
+        scorer = self.retriever.model.scorer
+        found = self._ranked(scorer, join([query.scored for query in encoded]), k, exact)
         seconds = (time.perf_counter() - start) / len(encoded)
         return [
-            Results(self._hits(query, own, k), True, "scan", seconds)
-            for query, own in zip(encoded, scores, strict=True)
+            Results(self._hits(query, own), own.exact, own.way, seconds, own.bound)
+            for query, own in zip(encoded, found, strict=True)
         ]
 
-    def like(self, image_id: str, region: int, k: int = 10) -> Results:
+    def like(self, image_id: str, region: int, k: int = 10, exact: bool = False) -> Results:
         """The k images that hold the regions most similar to a region of an image, by cosine.
 
         Raises:
@@ -175,13 +188,13 @@ class IndexSearch:
         if not 0 <= region < len(own):
             raise InputError(f"image {image_id} has {len(own)} regions, 0 to {len(own) - 1}; there is no {region}")
         wanted = pack([own[region : region + 1].to(self.retriever.device)])
-        scores = scan(self.index, _SAME_REGION, wanted)[0]
+        [found] = self._ranked(_SAME_REGION, wanted, k, exact)
         hits = []
-        for position in best(scores, k).tolist():
+        for position, score in zip(found.positions.tolist(), found.scores, strict=True):
             rows = self.index.regions([position]).rows.float()
             nearest = int((rows @ own[region].float()).argmax())
-            hits.append(self._plain(position, scores[position], nearest))
-        return Results(tuple(hits), True, "scan", time.perf_counter() - start)
+            hits.append(self._plain(position, score, nearest))
+        return Results(tuple(hits), found.exact, found.way, time.perf_counter() - start, found.bound)
 
     def region_at(self, image_id: str, x: float, y: float) -> int:
         """The smallest region of an image that holds the point (x, y), in pixels of the upright image.
@@ -210,9 +223,23 @@ class IndexSearch:
         scores = self.retriever.score(image, self.retriever.encode_captions(captions))[0].cpu().numpy()
         return [CaptionHit(captions[place], float(scores[place])) for place in best(scores, k)]
 
-    def _hits(self, query: Query, scores: np.ndarray, k: int) -> tuple[Hit, ...]:
-        """The k best images with what each word found in them, and what it adds to their scores."""
-        hits = [self._plain(position, scores[position]) for position in best(scores, k)]
+    def _ranked(self, scorer: Scorer, queries: Packed, k: int, exact: bool) -> list[Ranking]:
+        """The k best images for each query (T, D), by the engine or the way that fits."""
+        if self.engine is not None:
+            return self.engine(scorer, queries, k)
+        if not exact and CandidateSearch.serves(scorer) and self._candidates is not None:
+            found = self._candidates(scorer, queries, k)
+            if all(len(own.positions) >= min(k, len(self.index)) for own in found):
+                return found
+        return ScanSearch(self.index)(scorer, queries, k)
+
+    @cached_property
+    def _candidates(self) -> CandidateSearch | None:
+        return CandidateSearch.of(self.index)
+
+    def _hits(self, query: Query, found: Ranking) -> tuple[Hit, ...]:
+        """The images that were found with what each word found in them, and what it adds to their scores."""
+        hits = [self._plain(*pair) for pair in zip(found.positions, found.scores, strict=True)]
         if not hits:
             return ()
         images = self.index.regions([hit.position for hit in hits]).to(self.retriever.device)

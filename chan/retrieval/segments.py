@@ -4,7 +4,7 @@ Shapes: N images and M regions of the segment, D joint dimension, K regions of o
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -56,6 +56,26 @@ class OpenSegment:
         """The regions of consecutive images, (m, D) float16, read in place from the mapped file."""
         rows = self._embeddings[self._starts[first] : self._starts[last]]
         return Packed(rows, torch.from_numpy(self._starts[first : last + 1] - self._starts[first]))
+
+    def some_images(self, rows: np.ndarray) -> Packed:
+        """The regions of the images at rows (n,) int64, copied, in that order."""
+        everything = Packed(self._embeddings, torch.from_numpy(self._starts))
+        return everything.take(torch.from_numpy(rows))
+
+    def region_blocks(self, size: int) -> Iterator[np.ndarray]:
+        """All regions in blocks of at most (size, D), float32."""
+        for rows in self._embeddings.split(size):
+            yield rows.float().numpy()
+
+    def spread_regions(self, most: int) -> np.ndarray:
+        """(m, D) float32: at most so many regions, evenly spread over the segment."""
+        total = len(self._embeddings)
+        places = np.linspace(0, total - 1, min(most, total)).astype(np.int64)
+        return self._embeddings[torch.from_numpy(places)].float().numpy()
+
+    def image_of(self, regions: np.ndarray) -> np.ndarray:
+        """Of regions, by their numbers in the segment (n,) int64, the rows of the images that hold them."""
+        return np.searchsorted(self._starts, regions, side="right") - 1
 
     def bounds(self, max_regions: int) -> list[tuple[int, int]]:
         """First and last image, the latter excluded, of groups of about `max_regions` regions."""

@@ -58,6 +58,15 @@ def make_pooling(name: str, beta: float) -> Pooling:
     return poolings[name]
 
 
+def rises_in_every_value(pooling: Pooling) -> bool:
+    """Whether a larger value never makes the result smaller: of all but softmax.
+
+    >>> rises_in_every_value(make_pooling("lse", 0.1)), rises_in_every_value(make_pooling("softmax", 0.1))
+    (True, False)
+    """
+    return not (isinstance(pooling, partial) and pooling.func is softmax_weighted)
+
+
 def pool(values: Tensor, offsets: Tensor, pooling: Pooling) -> Tensor:
     """(B, C): `pooling` of packed values (N, C), sequence by sequence.
 
