@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import machine
+from data_tools.machine import machine
 from examples.scenes import BIN
 
 SUM = ("loss.warmup_epochs=15", "train.epochs=15", "train.lr_decay_epoch=10")

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import machine
 from data_tools.files import replace_file
+from data_tools.machine import machine
 
 RESULTS = Path(__file__).parent / "results"
 

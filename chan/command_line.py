@@ -37,7 +37,9 @@ METRICS = "Metrics"  # a group of the help
 
 app = make_group("chan", "Train CHAN on region features and captions, and measure and explain its retrieval.")
 
-RunFolder = Annotated[Path, argument("RUN", "Run folder, written by chan train or chan import.")]
+RunFolder = Annotated[
+    Path, argument("RUN", "Run folder, written by chan train or chan import, or hf://OWNER/NAME@REVISION on the Hugging Face hub.")
+]
 _DATA = option(INPUT, "Data folder, with splits and features in its precomp/ folder.", metavar="DIR")
 Data = Annotated[Path, _DATA]
 DataOrNone = Annotated[Path | None, _DATA]
@@ -150,7 +152,9 @@ def evaluate(
 
     from chan.evaluation import coco_metrics, recall
     from chan.evaluation import evaluate as evaluation
+    from chan.runs.card import record_recall
     from chan.runs.folder import open_run
+    from chan.runs.hub import is_hub
     from data_tools.devices import resolve_device
     from data_tools.files import replacing
 
@@ -179,6 +183,8 @@ def evaluate(
         title = f"{run.name} on {data.name}, {split}"
         report.write_report(out, title, result, evaluation_document(split, result, more), explainer)
     _report(opened.split, result, more, as_json)
+    if not is_hub(run):
+        record_recall(run, data, evaluation_document(split, result, more))
 
 
 @command(app, "chan ensemble gru.npy bert.npy --data data/f30k --split test")
@@ -519,6 +525,28 @@ def serve(
             print(f"{index}: {address} (Ctrl-C ends it)", flush=True)
 
     serve_index(open_index(index, device), host, port, announce)
+
+
+@command(app, "chan push runs/chan OWNER/NAME")
+def push(
+    what: Annotated[Path, argument("RUN|STORE|INDEX", "Run folder, feature store or index to push.")],
+    repository: Annotated[str, argument("OWNER/NAME", "Repository on the Hugging Face hub; made if needed.")],
+    *,
+    private: Annotated[bool, flag(RUN, "Make a new repository private.", "--private")] = False,
+    as_json: Json = False,
+) -> None:
+    """Push a run, a feature store or an index to the Hugging Face hub; log in with hf auth login before.
+
+    A run is then read as hf://OWNER/NAME or hf://OWNER/NAME@REVISION, by --features a store likewise.
+    """
+    from chan.runs.hub import Upload
+
+    upload = Upload.of(what)
+    address = upload.push(repository, private)
+    if as_json:
+        print_json({"kind": upload.kind, "repository": repository, "address": address})
+    else:
+        print(f"{upload.kind}: {address}")
 
 
 def _chosen_config(folder: Path, spec: str | None, changes: list[str], resume: bool) -> "Config":

@@ -220,6 +220,8 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path.parent)
         yield temporary
+        if temporary.is_file():
+            temporary.chmod(0o666 & ~_umask())  # some libraries write files that only their owner can read
         flush_to_disk(temporary)
         temporary.replace(path)
         flush_to_disk(path.parent)
@@ -235,6 +237,12 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it may not exist, and the first error is the one to report
             temporary.unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)  # it can only be read by setting it
+    os.umask(mask)
+    return mask
 
 
 def replace_file(path: Path, content: bytes) -> None:

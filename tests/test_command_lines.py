@@ -155,7 +155,7 @@ def test_every_command_prints_json_and_names_what_it_writes_by_out() -> None:
         assert "--json" in options(command), [name, *path]
         assert "--output" not in options(command), [name, *path]
     silent = {" ".join([name, *path]) for name, path, command in ALL if "--out" not in options(command)}
-    only_print = {"butd evaluate", "chan ensemble", "chan serve", "data-tools verify"}
+    only_print = {"butd evaluate", "chan ensemble", "chan push", "chan serve", "data-tools verify"}
     assert silent == only_print
 
 

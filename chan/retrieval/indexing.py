@@ -21,6 +21,7 @@ from chan.retrieval.region_lists import build_lists, pays
 from chan.retrieval.retriever import BATCH, Retriever
 from chan.retrieval.segments import OpenSegment, write_segment
 from chan.runs.folder import copy_model, load_run_config, weights_sha256
+from chan.runs.hub import fetched_features
 from chan.runs.provenance import check_same_features
 from data_tools.captions.splits import read_ids
 from data_tools.console import Progress
@@ -98,7 +99,7 @@ def open_collection(
         raise InputError(f"{data}: no such folder")
     if images is not None and not images.is_dir():
         raise InputError(f"{images}: no such folder of images")
-    source = features or (data / "precomp" if (data / "precomp").is_dir() else data)
+    source = fetched_features(features) or (data / "precomp" if (data / "precomp").is_dir() else data)
     folder, files = find_images(data, images)
     return Collection(open_features(source), source, folder, files, None if ids is None else read_ids(ids))
 

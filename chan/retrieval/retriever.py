@@ -18,6 +18,7 @@ from chan.retrieval.manifest import MODEL, read_manifest
 from chan.retrieval.search import IndexSearch
 from chan.retrieval.words import SPECIAL, Word, WordMatch
 from chan.runs.folder import load_best_model
+from chan.runs.hub import fetched_run
 from chan.scoring.hard_assignment import best_keys
 from chan.text.tokenizers import CaptionTokenizer, tokenize_captions
 from data_tools.devices import resolve_device
@@ -72,9 +73,9 @@ class Retriever:
             InputError: there is no run, no epoch of it is finished, or its files do not fit together.
             UsageError: this machine has no such device.
         """
-        where = resolve_device(device)
-        model, dim, tokenizer = load_best_model(Path(run), where)
-        return cls(model, tokenizer, dim, where, Path(run))
+        where, folder = resolve_device(device), fetched_run(run)
+        model, dim, tokenizer = load_best_model(folder, where)
+        return cls(model, tokenizer, dim, where, folder)
 
     @torch.inference_mode()
     def encode_images(self, features: RegionFeatures | Sequence[np.ndarray]) -> Packed:

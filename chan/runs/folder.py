@@ -5,6 +5,7 @@ RUN/features.json          how the features were made that the run was trained o
 RUN/vocab.json or bert/    the tokenizer: the vocabulary, or BERT's tokenizer and architecture
 RUN/*.safetensors, state.pt    weights and resumable state: see `chan.training.checkpoints`
 RUN/metrics.jsonl          and TensorBoard's event files: see `chan.training.log`
+RUN/training.json, recall.json, README.md    what it was trained on, and how well: see `chan.runs.record`, `chan.runs.card`
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from chan.build import build_model
 from chan.config import Config, TextEncoderName, read_config, save_config
 from chan.data.splits import FeatureSplit, check_dim, open_split
 from chan.model.chan import Chan
+from chan.runs.hub import fetched_features, fetched_run, pinned
 from chan.runs.provenance import check_provenance, load_provenance, save_provenance
 from chan.text.tokenizers import BertTokenizer, CaptionTokenizer, VocabularyTokenizer
 from chan.training.checkpoints import BEST, load_weights
@@ -91,8 +93,10 @@ def copy_model(run: Path, folder: Path) -> None:
     Raises:
         InputError: the run lacks a file, or the folder cannot be written.
     """
+    run = fetched_run(run)
     config = load_run_config(run)
-    start_run(folder, config, load_tokenizer(run, config), load_provenance(run))
+    provenance = load_provenance(run) | ({"run": source} if (source := pinned(run)) else {})
+    start_run(folder, config, load_tokenizer(run, config), provenance)
     if not (run / BEST).is_file():
         raise InputError(f"{run / BEST}: no such file; fix: train until an epoch is finished")
     with replacing(folder / BEST) as temporary:
@@ -122,8 +126,9 @@ def open_run(
             were made by another detector or selection.
         UsageError: it is not clear which features are meant.
     """
+    folder = fetched_run(folder)
     model, dim, tokenizer = load_best_model(folder, device)
-    feature_split = open_split(data, split, features)
+    feature_split = open_split(data, split, fetched_features(features))
     check_dim(feature_split, dim)
     check_provenance(folder, feature_split)
     return model, tokenizer, feature_split

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -13,7 +13,10 @@ from chan.data.splits import FeatureSplit, check_dim, open_split
 from chan.evaluation.evaluate import split_chance
 from chan.keys import keys_of, with_value
 from chan.runs import folder as runs
+from chan.runs.card import write_card
+from chan.runs.hub import fetched_features, fetched_run, pinned
 from chan.runs.provenance import check_provenance, check_same_features
+from chan.runs.record import TrainingClock
 from chan.runs.sizing import SIZED_KEYS, fill_sizes, steps_per_epoch
 from chan.text.tokenizers import CaptionTokenizer
 from chan.training import checkpoints
@@ -58,6 +61,7 @@ def train(
             before, or the loss is no longer a number.
         UsageError: the folder holds a run and `resume` is off, or there are fewer pairs than processes.
     """
+    features, weights = fetched_features(features), None if weights is None else fetched_run(weights)
     with process_group(device) as (ranks, own_device), _claimed(folder, ranks, resume):
         training, dev = (open_split(data, name, features) for name in ("train", "dev"))
         if config.data.dev_images is not None:
@@ -85,7 +89,7 @@ def train(
             tokenizer = runs.load_tokenizer(weights, runs.load_run_config(weights))
         else:
             tokenizer = build_tokenizer(config, data, [*training.split.captions, *dev.split.captions])
-        return _train(folder, config, tokenizer, (training, dev), own_device, ranks, resume, weights)
+        return _train(folder, config, tokenizer, data, (training, dev), own_device, ranks, resume, weights)
 
 
 @contextmanager
@@ -156,6 +160,7 @@ def _train(
     folder: Path,
     config: Config,
     tokenizer: CaptionTokenizer,
+    data: Path,
     splits: tuple[FeatureSplit, FeatureSplit],
     device: torch.device,
     ranks: Ranks,
@@ -175,7 +180,15 @@ def _train(
     elif ranks.is_main:
         folder.mkdir(parents=True, exist_ok=True)
         checkpoints.save_state(folder, state, progress)  # so that a run can be resumed before its first epoch ends
-        runs.start_run(folder, config, tokenizer, training.features.provenance)
+        provenance = dict(training.features.provenance)
+        if (source := pinned(training.source)) is not None:
+            provenance["features"] = source
+        if weights is not None and (source := pinned(weights)) is not None:
+            provenance["run"] = source
+        runs.start_run(folder, config, tokenizer, provenance)
+    if ranks.is_main:
+        parameters = sum(parameter.numel() for parameter in step.model.parameters())
+        clock = TrainingClock(folder, data, training.split, dev.split, parameters)
     pairs, cache = build_training_pairs(config, training, tokenizer, device)
     log = TrainingLog(folder, progress.step) if ranks.is_main else None
     schedule = build_schedule(config)
@@ -184,6 +197,9 @@ def _train(
     finally:
         if log is not None:
             log.close()
+            with suppress(InputError):  # an error that ended the training is the one to report
+                clock.save()
     if ranks.is_main:
+        write_card(folder)
         draw_curves(folder, split_chance(dev.split).rsum)
     return done

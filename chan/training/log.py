@@ -1,7 +1,8 @@
 """What a run measures while it trains, as JSON lines for programs and TensorBoard events for people.
 
 metrics.jsonl has two kinds of line: `"kind": "train"` every few steps (step, epoch, loss, lr, pairs_per_s)
-and `"kind": "dev"` after every epoch (step, epoch, rsum, i2t, t2i). The events hold the same numbers.
+and `"kind": "dev"` after every epoch (step, epoch, rsum, i2t, t2i, chance). Epochs are counted from 1. The events
+hold the same numbers.
 """
 
 import json
@@ -36,7 +37,7 @@ class TrainingLog:
 
     def write(self, kind: str, step: int, epoch: int, values: dict[str, Any]) -> None:
         """Record numbers, nested by name, at a step of an epoch counted from 0."""
-        line = {"kind": kind, "step": step, "epoch": epoch, **values}
+        line = {"kind": kind, "step": step, "epoch": epoch + 1, **values}
         self._lines.write(json.dumps(line) + "\n")
         self._lines.flush()
         for name, value in _flat(kind, values):

@@ -127,13 +127,15 @@ def validate(trainer: Trainer, progress: TrainProgress) -> None:
         raise InputError(f"epoch {epoch + 1}: {error}; start a new run with a lower train.lr") from None
     result = evaluation.measure(step.model, trainer.dev, trainer.pairs.tokenizer, step.device)
     assert trainer.log is not None
-    trainer.log.write("dev", progress.step, epoch, evaluation.as_document(result))
+    by_chance = evaluation.split_chance(trainer.dev.split)
+    document = {**evaluation.as_document(result), "chance": {"rsum": by_chance.rsum}}
+    trainer.log.write("dev", progress.step, epoch, document)
     if result.rsum > progress.best_rsum:
         progress.best_rsum, progress.best_epoch = result.rsum, epoch
         comparison = "the best so far"
     else:
         comparison = f"best {progress.best_rsum:.1f} after epoch {progress.best_epoch + 1}"
-    table = evaluation.as_table(result, evaluation.split_chance(trainer.dev.split))
+    table = evaluation.as_table(result, by_chance)
     print(f"dev after epoch {epoch + 1}\n{table}  {comparison}", file=sys.stderr, flush=True)
 
 

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from benchmarks.machine import machine
 from benchmarks.recording import record, results_file
+from data_tools.machine import machine
 
 
 def test_a_section_is_replaced_and_the_others_stay(tmp_path: Path) -> None:

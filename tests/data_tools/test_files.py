@@ -171,3 +171,18 @@ def test_a_lock_of_another_user_is_one_line(tmp_path: Path) -> None:
     (tmp_path / ".lock").mkdir()
     with pytest.raises(InputError, match="place: cannot be written"), claimed(Path("place"), tmp_path / ".lock"):
         pass
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_a_file_has_the_mode_of_the_umask_whatever_wrote_it(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        with replacing(tmp_path / "weights.safetensors") as temporary:
+            temporary.write_bytes(b"weights")
+            temporary.chmod(0o600)
+        assert (tmp_path / "weights.safetensors").stat().st_mode & 0o777 == mode
+        replace_file(tmp_path / "weights.safetensors", b"others")
+        assert (tmp_path / "weights.safetensors").stat().st_mode & 0o777 == mode
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)

@@ -120,7 +120,7 @@ def contents(folder: Path) -> dict[str, str]:
         if (
             path.is_file()
             and "events.out.tfevents" not in path.name
-            and path.name not in ("log.txt", "metrics.json")
+            and path.name not in ("log.txt", "metrics.json", "training.json", "README.md")
         ):
             found[str(path.relative_to(folder))] = hashlib.sha256(_comparable(path)).hexdigest()
     return found

@@ -173,6 +173,7 @@ def test_approximate_lists_find_nearly_the_same_and_say_so(made_index, kind):
         search(scorer, queries, 10), ScanSearch(search.index)(scorer, queries, 10), strict=True
     ):
         assert not own.exact
+        assert own.bound is not None
         assert np.isfinite(own.bound)
         shared += len(set(own.positions.tolist()) & set(expected.positions.tolist()))
     assert shared >= 190  # of 200

@@ -73,7 +73,7 @@ def test_the_run_folder_holds_what_repeats_it(finished: Path) -> None:
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert runs.load_run_config(finished).model.image.dim == 24
     dev = lines(finished, "dev")
-    assert [line["epoch"] for line in dev] == [0, 1, 2]
+    assert [line["epoch"] for line in dev] == [1, 2, 3]
     assert [line["lr"] for line in lines(finished, "train")] == pytest.approx([5e-3, 5e-3, 5e-4])
     assert dev[0]["rsum"] == pytest.approx(
         sum(dev[0][side][at] for side in ("i2t", "t2i") for at in ("r1", "r5", "r10"))

@@ -13,8 +13,8 @@ def test_lines_and_events_hold_the_same_numbers(tmp_path: Path) -> None:
         log.write("dev", 10, 0, {"rsum": 50.0, "i2t": {"r1": 3.0}})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == [
-        {"kind": "train", "step": 10, "epoch": 0, "loss": 2.0},
-        {"kind": "dev", "step": 10, "epoch": 0, "rsum": 50.0, "i2t": {"r1": 3.0}},
+        {"kind": "train", "step": 10, "epoch": 1, "loss": 2.0},
+        {"kind": "dev", "step": 10, "epoch": 1, "rsum": 50.0, "i2t": {"r1": 3.0}},
     ]
     events = EventAccumulator(str(tmp_path)).Reload()
     found = {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}

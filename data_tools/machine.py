@@ -1,4 +1,4 @@
-"""What figures were measured on."""
+"""What a training or a measurement ran on."""
 
 import os
 import platform

@@ -1,0 +1,142 @@
+"""Runs, features and indexes on the Hugging Face hub.
+
+`hf://OWNER/NAME[@REVISION]` stands for a run wherever one is read, and for features wherever these are. What is
+fetched lies in the hub's cache, in a folder named by its commit, which `pinned` reads back.
+"""
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_tools.errors import InputError, UsageError, one_line
+
+PREFIX = "hf://"
+_SPEC = re.compile(r"hf:/{1,2}([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
+_CACHED = re.compile(r"(?:models|datasets)--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})")
+RUN_FILES = ("config.yaml", "features.json", "vocab.json", "bert/*", "best.safetensors")
+STORE_FILES = ("*.h5", "*_ims.npy", "*_ids.txt", "*_caps.txt")
+LEFT_OUT = ("state.pt", "last.safetensors", "events.out.*", ".*", "*.tmp")  # of a run: what only resuming needs
+
+
+def is_hub(path: Path | str) -> bool:
+    """Whether a path is the name of something on the hub; a `Path` has lost one of its slashes."""
+    return str(path).startswith("hf:/")
+
+
+def fetched_run(run: Path | str) -> Path:
+    """The folder of a run: the given one, or the snapshot of a run on the hub.
+
+    Raises:
+        InputError: the name is malformed, or it cannot be fetched and is not in the cache.
+    """
+    return _fetched(str(run), "model", RUN_FILES) if is_hub(run) else Path(run)
+
+
+def fetched_features(features: Path | None) -> Path | None:
+    """The same for a feature store or a folder of features."""
+    if features is None or not is_hub(features):
+        return features
+    folder = _fetched(str(features), "dataset", STORE_FILES)
+    stores = sorted(folder.glob("*.h5"))
+    return stores[0] if len(stores) == 1 else folder
+
+
+def pinned(path: Path) -> str | None:
+    """`hf://OWNER/NAME@COMMIT` of what lies in a snapshot of the hub's cache; None for other paths."""
+    found = _CACHED.search(path.as_posix())
+    return found and f"{PREFIX}{found[1]}/{found[2]}@{found[3]}"
+
+
+def _fetched(spec: str, kind: str, files: Sequence[str]) -> Path:
+    found = _SPEC.fullmatch(spec)
+    if found is None:
+        raise InputError(f"{spec}: expected {PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME@REVISION")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what is missing is said below
+    name, revision = found[1], found[2]
+    try:
+        folder = Path(snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=list(files)))
+    except GatedRepoError:
+        reason = "its owner lets in only those whom they know; fix: ask on its page, and log in with hf auth login"
+    except RepositoryNotFoundError:
+        reason = f"the hub has no such {kind}, or it is private; fix: log in with hf auth login if it is yours"
+    except RevisionNotFoundError:
+        reason = f"it has no revision {revision}"
+    except LocalEntryNotFoundError:
+        reason = "the hub cannot be reached, and it is not in the cache; fix: fetch it where there is a network"
+    except Exception as error:  # the client raises those of several HTTP libraries
+        reason = f"could not be fetched ({one_line(error, 120)})"
+    else:
+        if not folder.is_dir() or not any(folder.iterdir()):
+            raise InputError(f"{PREFIX}{name}: holds none of {', '.join(files)}")
+        return folder
+    raise InputError(f"{PREFIX}{name}: {reason}")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What is pushed: a folder or file of one kind.
+
+    Attributes:
+        path: the run folder, index folder or store.
+        kind: `run`, `store` or `index`.
+    """
+
+    path: Path
+    kind: str
+
+    @classmethod
+    def of(cls, path: Path) -> "Upload":
+        """Recognise what lies at a path.
+
+        Raises:
+            UsageError: it is none of them, or a run without finished epoch.
+        """
+        if path.is_file() and path.suffix in (".h5", ".hdf5"):
+            return cls(path, "store")
+        if (path / "manifest.json").is_file():
+            return cls(path, "index")
+        if (path / "config.yaml").is_file():
+            if not (path / "best.safetensors").is_file():
+                raise UsageError(f"{path}: no epoch of this run is finished yet")
+            return cls(path, "run")
+        raise UsageError(f"{path}: expected a run folder, a feature store (.h5) or an index")
+
+    def push(self, repository: str, private: bool) -> str:
+        """Upload it to a repository, which is made if it does not exist; the address of its page.
+
+        Runs become model repositories, stores and indexes data set repositories.
+
+        Raises:
+            InputError: the hub refuses it or cannot be reached.
+            UsageError: the name is not OWNER/NAME.
+        """
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+            raise UsageError(f"{repository}: expected OWNER/NAME")
+        from huggingface_hub import HfApi
+
+        api, repo_type = HfApi(), "model" if self.kind == "run" else "dataset"
+        try:
+            address = api.create_repo(repository, private=private, repo_type=repo_type, exist_ok=True)
+            if self.kind == "store":
+                api.upload_file(
+                    path_or_fileobj=self.path, path_in_repo=self.path.name, repo_id=repository, repo_type=repo_type
+                )
+            else:
+                api.upload_folder(
+                    folder_path=self.path, repo_id=repository, repo_type=repo_type, ignore_patterns=list(LEFT_OUT)
+                )
+        except Exception as error:  # the client raises those of several HTTP libraries
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            reason = "log in first: hf auth login" if status in (401, 403) else one_line(error, 120)
+            raise InputError(f"{repository}: could not be pushed ({reason})") from None
+        return str(address)
