@@ -38,7 +38,7 @@ METRICS = "Metrics"  # a group of the help
 app = make_group("chan", "Train CHAN on region features and captions, and measure and explain its retrieval.")
 
 RunFolder = Annotated[
-    Path, argument("RUN", "Run folder, written by chan train or chan import, or hf://OWNER/NAME@REVISION on the Hugging Face hub.")
+    Path, argument("RUN", "Run folder, written by chan train or chan import, or hf://OWNER/NAME@REVISION.")
 ]
 _DATA = option(INPUT, "Data folder, with splits and features in its precomp/ folder.", metavar="DIR")
 Data = Annotated[Path, _DATA]

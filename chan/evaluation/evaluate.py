@@ -29,7 +29,7 @@ from chan.packing import Packed, gather_index, offsets_of, to_device
 from chan.text.tokenizers import CaptionTokenizer
 from data_tools.captions.splits import Split
 from data_tools.console import Progress
-from data_tools.errors import InputError, UsageError
+from data_tools.errors import InputError, UsageError, reading
 
 BATCH = 128  # images or captions encoded at a time
 
@@ -173,10 +173,8 @@ def load_scores(path: Path, split: Split) -> Tensor:
     Raises:
         InputError: the file is not a NumPy array, or its shape is not that of the split.
     """
-    try:
+    with reading(path, "not a NumPy array file"):
         scores = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a NumPy array file: {error}") from None
     expected = (len(split.image_ids), len(split.captions))
     if getattr(scores, "shape", None) != expected or scores.dtype.kind != "f":
         found = f"{scores.dtype} {scores.shape}" if isinstance(scores, np.ndarray) else "an archive of arrays"

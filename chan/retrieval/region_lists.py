@@ -20,7 +20,7 @@ KIND = "IVF{cells},SQ8"  # see docs/performance.md for what others measured
 EXACT_KIND = "SQfp16"  # all regions are compared, in the precision that the segment has
 ENOUGH_REGIONS = 1_000_000  # of a segment, that lists pay: a scan of fewer takes about a second
 PROBES = 64  # cells that are looked through per vector
-MAX_CELLS = 4096
+MAX_CELLS = 1024
 SAMPLE_PER_CELL = 40  # regions that the cells are trained on
 TRAINING_ROUNDS = 8
 BLOCK = 1 << 16  # regions converted and added at a time: 256 MiB in float32 at D 1024
@@ -101,7 +101,7 @@ def open_lists(folder: Path, segment: OpenSegment) -> RegionLists | None:
     path = lists_file(folder, segment.segment.name)
     fix = f"fix: chan index --compact --out {folder}"
     try:
-        index = faiss.read_index(str(path))
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)  # a large file is not read before its first search
     except RuntimeError as error:
         raise InputError(f"{path}: cannot be read ({one_line(error)}); {fix}") from None
     if (index.ntotal, index.d) != (segment.segment.regions, segment.store.dim):

@@ -5,7 +5,7 @@ RUN/features.json          how the features were made that the run was trained o
 RUN/vocab.json or bert/    the tokenizer: the vocabulary, or BERT's tokenizer and architecture
 RUN/*.safetensors, state.pt    weights and resumable state: see `chan.training.checkpoints`
 RUN/metrics.jsonl          and TensorBoard's event files: see `chan.training.log`
-RUN/training.json, recall.json, README.md    what it was trained on, and how well: see `chan.runs.record`, `chan.runs.card`
+RUN/training.json, recall.json, README.md    the training, its results: see `chan.runs.record`, `chan.runs.card`
 """
 
 import hashlib

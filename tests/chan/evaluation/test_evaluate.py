@@ -171,3 +171,12 @@ def test_scores_of_another_shape_or_kind_are_refused(opened: FeatureSplit, tmp_p
         load_scores(tmp_path / "many.npz", opened.split)
     with pytest.raises(InputError, match="none"):
         load_scores(tmp_path / "none.npy", opened.split)
+
+
+@pytest.mark.parametrize("header", ["{'descr': '<f4', 'shape': (2, 2", "(1,", "x" * 50])
+def test_a_damaged_header_of_scores_is_one_line(opened: FeatureSplit, tmp_path: Path, header: str) -> None:
+    text = header.encode() + b"\n"
+    (tmp_path / "s.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(99))
+    with pytest.raises(InputError, match=r"s\.npy: not a NumPy array file: ") as caught:
+        load_scores(tmp_path / "s.npy", opened.split)
+    assert "\n" not in str(caught.value)
