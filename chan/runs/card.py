@@ -3,7 +3,6 @@
 Its head is the YAML that the Hugging Face hub reads.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,10 @@ from chan.keys import keys_of
 from chan.runs.folder import load_run_config
 from chan.runs.provenance import load_provenance
 from chan.runs.record import RECALL, TRAINING, add_recall, load_record
+from chan.training.log import load_metrics
 from data_tools.console import duration
-from data_tools.files import read_text, replace_file
+from data_tools.errors import reading
+from data_tools.files import replace_file
 
 FILE = "README.md"
 HEAD = """---
@@ -33,14 +34,12 @@ def write_card(folder: Path) -> Path:
         InputError: the run's files cannot be read, or the card cannot be written.
     """
     config, training = load_run_config(folder), load_record(folder, TRAINING)
-    parts = [
-        f"{HEAD}\n# {folder.resolve().name}",
-        _about(config),
-        _use(),
-        _recall(folder),
-        _training(training, load_provenance(folder)),
-        _configuration(config),
-    ]
+    with reading(folder / RECALL, "not what chan evaluate writes"):
+        recall = _recall(load_record(folder, RECALL), _best_dev(folder))
+    with reading(folder / TRAINING, "not what chan train writes"):
+        trained = _training(training, load_provenance(folder))
+    about = f"{HEAD}\n# {folder.resolve().name}"
+    parts = [about, _about(config), _use(), recall, trained, _configuration(config)]
     replace_file(folder / FILE, ("\n\n".join(part for part in parts if part) + "\n").encode())
     return folder / FILE
 
@@ -71,10 +70,8 @@ chan search photos.index "a dog on the beach"
 DATA is a folder with features that were made as those of the training (below)."""
 
 
-def _recall(folder: Path) -> str:
-    measured = load_record(folder, RECALL)
+def _recall(measured: dict[str, Any], best: dict[str, Any] | None) -> str:
     rows = [_row(name, found) for name, found in measured.items()]
-    best = _best_dev(folder)
     if best is not None:
         rows.insert(0, _row(f"dev, epoch {best['epoch']}, the best", best))
     if not rows:
@@ -94,9 +91,8 @@ def _row(name: str, found: dict[str, Any]) -> str:
 
 def _best_dev(folder: Path) -> dict[str, Any] | None:
     """The line of the best epoch in `metrics.jsonl`; the first of equal ones, as training keeps it."""
-    path = folder / "metrics.jsonl"
-    lines = [json.loads(line) for line in read_text(path).splitlines()] if path.is_file() else []
-    return max((line for line in lines if line["kind"] == "dev"), key=lambda line: line["rsum"], default=None)
+    dev = [line for line in load_metrics(folder) if line["kind"] == "dev"]
+    return max(dev, key=lambda line: line["rsum"], default=None)
 
 
 def _training(training: dict[str, Any], features: dict[str, str]) -> str:

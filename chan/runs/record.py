@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.captions.splits import Split
-from data_tools.errors import InputError
+from data_tools.errors import InputError, reading
 from data_tools.files import read_json, replace_file
 from data_tools.machine import machine
 
@@ -30,9 +30,10 @@ class TrainingClock:
     def __init__(self, folder: Path, data: Path, train: Split, dev: Split, parameters: int) -> None:
         self._path, self._begun = folder / TRAINING, time.monotonic()
         before = load_record(folder, TRAINING)
-        self._seconds = float(before.get("seconds", 0))
+        with reading(self._path, "not what chan train writes"):
+            self._seconds = float(before.get("seconds", 0))
         self._record = {
-            "started": before.get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
+            "started": str(before.get("started") or datetime.now(UTC).isoformat(timespec="seconds")),
             "data": data.resolve().name,
             "splits": {
                 split.name: {"images": len(split.image_ids), "captions": len(split.captions)}

@@ -1,10 +1,10 @@
 """The curves of a training as a picture, drawn from the lines of `metrics.jsonl`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from data_tools.files import read_text, replacing
+from chan.training.log import load_metrics
+from data_tools.files import replacing
 
 FILE = "curves.png"
 RECALLS = ("r1", "r5", "r10")
@@ -16,9 +16,11 @@ def draw_curves(folder: Path, chance: float) -> Path | None:
     Args:
         folder: with `metrics.jsonl`, see `chan.training.log`.
         chance: rsum of a random ranking of dev, which the picture shows.
+
+    Raises:
+        InputError: the metrics are damaged.
     """
-    path = folder / "metrics.jsonl"
-    lines = [json.loads(line) for line in read_text(path).splitlines()] if path.is_file() else []
+    lines = load_metrics(folder)
     losses, dev = ([line for line in lines if line["kind"] == kind] for kind in ("train", "dev"))
     if not losses:
         return None

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from data_tools.errors import reading
 from data_tools.files import read_text, replace_file
 
 
@@ -42,6 +43,24 @@ class TrainingLog:
         self._lines.flush()
         for name, value in _flat(kind, values):
             self._events.add_scalar(name, value, step)
+
+
+def load_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`; none where it has no such file.
+
+    Raises:
+        InputError: a line is no object with `kind`, `step` and numbers.
+    """
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    lines = []
+    with reading(path, "not lines of metrics"):
+        for text in read_text(path).splitlines():
+            line = json.loads(text)
+            numbers = ("step", "loss") if line["kind"] == "train" else ("step", "rsum")
+            lines.append({**line, **{name: float(line[name]) for name in numbers}, "epoch": int(line["epoch"])})
+    return lines
 
 
 def _step_of(line: str) -> float:

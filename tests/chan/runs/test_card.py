@@ -82,6 +82,18 @@ def test_the_seconds_of_resumed_runs_add_up(
 def test_damaged_records_are_one_line(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
-    (folder / "training.json").write_text("[]")
-    with pytest.raises(InputError, match=r"training\.json: expected an object"):
-        write_card(folder)
+    for name, text in (
+        ("training.json", "[]"),
+        ("training.json", '{"machine": 3}'),
+        ("training.json", '{"seconds": "x", "machine": {}}'),
+        ("recall.json", '{"test": {"rsum": "high"}}'),
+        ("metrics.jsonl", '{"kind": "dev"}'),
+        ("metrics.jsonl", "nothing"),
+    ):
+        before = (folder / name).read_bytes() if (folder / name).is_file() else b"{}"
+        (folder / name).write_text(text)
+        with pytest.raises(InputError, match=name.replace(".", r"\.")) as caught:
+            write_card(folder)
+        assert "\n" not in str(caught.value)
+        (folder / name).write_bytes(before)
+    write_card(folder)
