@@ -6,7 +6,7 @@
 
 Images are made: each mixes the region embeddings of two real photographs and disturbs them, so that regions have
 neighbours. Queries are real captions of 5 to 15 words. A size needs 2 x 36 x D bytes per image in the work folder,
-and its lists; it is removed when it is measured.
+and its lists; all is removed when it is measured.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from benchmarks.recording import record
 from chan.packing import Packed
 from chan.retrieval.candidates import CandidateSearch
 from chan.retrieval.index import ImageIndex
-from chan.retrieval.manifest import MODEL, Manifest, Segment
+from chan.retrieval.manifest import MANIFEST, MODEL, Manifest, Segment
 from chan.retrieval.ray_engine import RaySearch
 from chan.retrieval.region_lists import KIND, build_lists, lists_file
 from chan.retrieval.retriever import Retriever
@@ -62,16 +62,15 @@ def make_blocks(photographs: np.ndarray, images: int) -> Iterator[Block]:
         yield Block(ids, np.full(size, regions), {"features": rows})
 
 
-def make_index(folder: Path, run: Path, photographs: np.ndarray, images: int) -> ImageIndex:
-    """An index of made images in one segment without lists."""
+def make_index(folder: Path, run: Path, photographs: np.ndarray, images: int) -> None:
+    """Write an index of made images in one segment without lists."""
     _, regions, dim = photographs.shape
     check_space(folder / "segment-0.h5", 2 * images * regions * dim)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     copy_model(run, folder / MODEL)
     schema = StoreSchema(images, images * regions, dim, "<f2", (), False, len(str(images)))
     write_segment(folder, "segment-0", make_blocks(photographs, images), schema, [""] * images, {})
     Manifest(weights_sha256(run), dim).with_segment(images, images * regions).save(folder)
-    return ImageIndex(folder)
 
 
 def queries_of(retriever: Retriever, data: Path, count: int) -> list[Packed]:
@@ -95,7 +94,7 @@ def timed(
     return found, {"median_s": statistics.median(seconds), "p95_s": float(np.percentile(seconds, 95))}
 
 
-def limits(index: ImageIndex, words: int, repeats: int = 3) -> dict[str, float]:
+def limits(index: ImageIndex, words: int, repeats: int = 2) -> dict[str, float]:
     """Median seconds of copying all embeddings once, and of their product with so many words in float32."""
     query = torch.randn(words, index.dim)
     copied, raised = (torch.empty(CHUNK_REGIONS, index.dim, dtype=kind) for kind in (torch.float16, torch.float32))
@@ -137,8 +136,8 @@ def lists_figures(
         "kind": kind,
         **seconds,
         "agreement": statistics.mean(shared),
-        "exact_by_certificate": statistics.mean(own.exact for own in found),
-        "above_bound": statistics.mean(own.scores[-1] > (own.bound or 0) for own in found),
+        "exact_by_certificate": statistics.mean(float(own.exact) for own in found),
+        "above_bound": statistics.mean(float(own.scores[-1] > (own.bound or 0)) for own in found),
         "certified_but_wrong": sum(wrong),
         "images_scored": statistics.median(own.scored for own in found),
         "building_s": building,
@@ -161,7 +160,7 @@ def ray_figures(
     same = [np.allclose(own.scores, all_.scores, rtol=1e-5) for own, all_ in zip(found, exhaustive, strict=True)]
     search.close()
     ray.shutdown()
-    return {**seconds, "same_as_scan": statistics.mean(same)}
+    return {**seconds, "same_as_scan": statistics.mean(float(own) for own in same)}
 
 
 def measure(options: argparse.Namespace, images: int) -> dict[str, Any]:
@@ -175,9 +174,9 @@ def measure(options: argparse.Namespace, images: int) -> dict[str, Any]:
     queries = queries_of(retriever, options.data, options.queries)
     folder = options.work / f"{images}.index"
     try:
-        start = time.perf_counter()
-        index = make_index(folder, options.run, photographs, images)
-        making = time.perf_counter() - start
+        if not (folder / MANIFEST).exists():
+            make_index(folder, options.run, photographs, images)
+        index = ImageIndex(folder)
         exhaustive, scan_seconds = timed(ScanSearch(index), retriever, queries)
         words = [len(query.rows) for query in queries]
         document = {
@@ -187,7 +186,6 @@ def measure(options: argparse.Namespace, images: int) -> dict[str, Any]:
             "queries": len(queries),
             "tokens_per_query": statistics.median(words),
             "load_before": os.getloadavg()[0],
-            "making_s": making,
             "bytes_per_image": (folder / "segment-0.h5").stat().st_size / images,
             "scan": {**scan_seconds, **limits(index, round(statistics.median(words)))},
             "candidates": [lists_figures(index, kind, retriever, queries, exhaustive) for kind in options.kinds],
@@ -197,7 +195,8 @@ def measure(options: argparse.Namespace, images: int) -> dict[str, Any]:
         document["load_after"] = os.getloadavg()[0]
         return document
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not options.keep:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def as_text(document: dict[str, Any]) -> str:
@@ -254,6 +253,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=50)
     parser.add_argument("--kinds", nargs="+", default=[KIND], help="FAISS's names of indexes; {cells} is a number")
     parser.add_argument("--ray", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--keep", action="store_true", help="leave the index for another run, or use the one left")
     parser.add_argument("--out", type=Path, help="another results file than this machine's")
     options = parser.parse_args()
     for images in options.images:

@@ -1,7 +1,7 @@
 """The search by candidates: only images that hold a region near some word of the query are scored.
 
 For each word FAISS lists the regions most similar to it. The images that hold them are scored by the model's own
-scorer, the most promising ones first, until no other one can be among the best. An image outside all lists has for
+scorer, the most promising ones first. An image outside all lists has for
 each word at most the last value of the word's list, and poolings that rise in every word make of these values the
 most that its score can be: the bound. Where the lists are exact and the k-th best score is above the bound, the
 answer is exact. Approximate lists have the same bound, but may lack a region.
@@ -24,9 +24,9 @@ from chan.retrieval.segments import OpenSegment
 from chan.scoring.pairwise import Scorer
 from chan.scoring.pooling import rises_in_every_value
 
-LISTED = 500  # regions per word and segment
+LISTED = 200  # regions per word and segment
 BATCH = 256  # images that are scored at a time
-LIMIT = 4096  # images per segment that approximate lists may have scored
+LIMIT = 1024  # images per segment that are scored for approximate lists
 ROUNDING = 1e-5  # of scores, relative: the products of the lists and of the scorer are summed in different orders
 
 
@@ -38,7 +38,8 @@ class CandidateSearch:
         index: the images.
         lists: for each segment its region lists; None where it is scanned.
         listed: R.
-        limit: images of a segment that approximate lists may have scored, so that a query's time is bounded.
+        limit: images of a segment that are scored for approximate lists, which do not tell when to stop: an image
+            whose region they lack scores more than it promises.
     """
 
     index: ImageIndex
@@ -103,7 +104,7 @@ class CandidateSearch:
         rows, limits = rows[order], limits[order]
         rises, scored = rises_in_every_value(scorer.pooling), np.empty(0, np.float32)
         while len(scored) < len(rows):
-            if rises and len(scored) >= k and _above(np.partition(scored, -k)[-k], limits[len(scored)]):
+            if exact and rises and len(scored) >= k and _above(np.partition(scored, -k)[-k], limits[len(scored)]):
                 break
             some = segment.some_images(rows[len(scored) : len(scored) + BATCH])
             found = scorer(some.to(query.rows.device), query)[:, 0].cpu().numpy()

@@ -17,7 +17,7 @@ from chan.retrieval.indexing import (
     open_collection,
     remove_from_index,
 )
-from chan.retrieval.manifest import read_manifest
+from chan.retrieval.manifest import Manifest, read_manifest
 from chan.retrieval.region_lists import EXACT_KIND, build_lists
 from chan.retrieval.retriever import open_index
 from chan.retrieval.scan import ScanSearch
@@ -222,3 +222,33 @@ def test_missing_and_damaged_lists_are_named(made_index, retriever):
         retriever.open_index(folder).search("a red circle")
     indexing.compact_index(folder)
     assert retriever.open_index(folder).search("a red circle").exact
+
+
+@pytest.mark.parametrize("stop", ["build_lists", "save"])
+def test_a_writer_that_ends_at_its_lists_leaves_the_index_as_it_was(
+    run, dataset, tmp_path, retriever, monkeypatch, stop
+):
+    monkeypatch.setattr(region_lists, "ENOUGH_REGIONS", 30)
+    folder = tmp_path / "large.index"
+    create_index(folder, run, open_collection(dataset), "cpu")
+    before = [hit.image_id for hit in retriever.open_index(folder).search("a red circle", 5).hits]
+    write_lists = indexing.build_lists
+
+    def stopped(*arguments):
+        if stop == "build_lists":
+            write_lists(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(indexing if stop == "build_lists" else Manifest, stop, stopped)
+        with pytest.raises(KeyboardInterrupt):
+            compact_index(folder)
+    assert (folder / "segment-1.faiss").exists()
+    found = retriever.open_index(folder).search("a red circle", 5)
+    assert (found.way, [hit.image_id for hit in found.hits]) == ("candidates", before)
+    remove_from_index(folder, ["0"])
+    assert sorted(path.name for path in folder.glob("segment*")) == [
+        "segment-0.faiss",
+        "segment-0.h5",
+        "segment-0.json",
+    ]
