@@ -137,7 +137,7 @@ def lists_figures(
         **seconds,
         "agreement": statistics.mean(shared),
         "exact_by_certificate": statistics.mean(float(own.exact) for own in found),
-        "above_bound": statistics.mean(float(own.scores[-1] > (own.bound or 0)) for own in found),
+        "above_bound": statistics.mean(float(own.bound is None or own.scores[-1] > own.bound) for own in found),
         "certified_but_wrong": sum(wrong),
         "images_scored": statistics.median(own.scored for own in found),
         "building_s": building,
@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the indexes, which are removed")
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--queries", type=int, default=50)
-    parser.add_argument("--kinds", nargs="+", default=[KIND], help="FAISS's names of indexes; {cells} is a number")
+    parser.add_argument("--kinds", nargs="*", default=[KIND], help="FAISS's names of indexes; {cells} is a number")
     parser.add_argument("--ray", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--keep", action="store_true", help="leave the index for another run, or use the one left")
     parser.add_argument("--out", type=Path, help="another results file than this machine's")

@@ -128,7 +128,7 @@ def _merged(parts: Sequence[_Found], k: int) -> Ranking:
     bound = max(part.bound for part in parts)
     full = len(found.scores) == k and _above(found.scores[-1], bound)
     exact = all(part.exact for part in parts) and (full or bound == -np.inf)
-    return replace(found, exact=exact, bound=bound)
+    return replace(found, exact=exact, bound=None if bound == -np.inf else bound)
 
 
 def _candidates(

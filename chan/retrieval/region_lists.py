@@ -101,7 +101,7 @@ def open_lists(folder: Path, segment: OpenSegment) -> RegionLists | None:
     path = lists_file(folder, segment.segment.name)
     fix = f"fix: chan index --compact --out {folder}"
     try:
-        index = faiss.read_index(str(path))
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)  # a large file is not read before its first search
     except RuntimeError as error:
         raise InputError(f"{path}: cannot be read ({one_line(error)}); {fix}") from None
     if (index.ntotal, index.d) != (segment.segment.regions, segment.store.dim):

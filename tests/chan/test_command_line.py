@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -211,6 +212,22 @@ def test_an_index_is_searched_by_sentences_and_each_word_says_what_it_found(
     ]
 
 
+def test_a_search_picks_its_way_and_exact_insists_on_the_scan(
+    chan: Chan, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faiss", reason="the extra search is not installed")
+    folder = tmp_path / "own.index"
+    shutil.copytree(index, folder)
+    monkeypatch.setattr("chan.retrieval.region_lists.ENOUGH_REGIONS", 10)
+    chan("index", "--compact", "--out", folder)
+    [near] = json.loads(chan("search", folder, "red", "-k", 3, "--json").out)
+    [exact] = json.loads(chan("search", folder, "red", "-k", 3, "--exact", "--json").out)
+    assert (near["way"], near["exact"], near["bound"]) == ("candidates", False, None)
+    assert (exact["way"], exact["exact"], exact["bound"]) == ("scan", True, None)
+    assert near["hits"] == exact["hits"]  # all regions are listed
+    assert "(approximate, by candidates" in chan("search", folder, "red", "-k", 3).out
+
+
 def test_an_index_is_searched_by_a_region_and_by_a_point_in_it(chan: Chan, index: Path) -> None:
     by_region = json.loads(chan("search", index, "--image", "17", "--region", 1, "-k", 3, "--json").out)
     by_point = json.loads(chan("search", index, "--image", "17", "--at", "90,30", "-k", 3, "--json").out)
@@ -242,6 +259,7 @@ def test_what_a_search_cannot_do_is_one_line(chan: Chan, index: Path, run: Path,
     assert "--at" in chan.complains("search", index, "--image", "17", "--at", "5", code=2)
     assert "sentences" in chan.complains("search", index, code=2)
     assert "sentences" in chan.complains("search", index, "red", "--image", "17", "--region", "1", code=2)
+    assert "goes with --engine ray" in chan.complains("search", index, "red", "--ray-address", "auto", code=2)
     assert "no index" in chan.complains("search", run, "red", code=1)
     assert "--add" in chan.complains("index", run, "--data", dataset, "--out", index, code=2)
     assert "RUN" in chan.complains("index", "--data", dataset, "--out", index, code=2)
