@@ -119,7 +119,7 @@ def lists_figures(
     build_lists(index.folder, index.segments[0], kind)
     building = time.perf_counter() - start
     segment = Segment("segment-0", len(index), index.region_count, lists=True)
-    path, before = lists_file(index.folder, segment.name), _private_bytes()
+    path = lists_file(index.folder, segment.name)
     with_lists = ImageIndex(index.folder, replace(index.manifest, segments=(segment,)))
     search = CandidateSearch.of(with_lists)
     assert search is not None
@@ -142,7 +142,7 @@ def lists_figures(
         "images_scored": statistics.median(own.scored for own in found),
         "building_s": building,
         "bytes_per_image": path.stat().st_size / len(index),
-        "memory_bytes": _private_bytes() - before,
+        "process_private_bytes": _private_bytes(),
     }
     path.unlink()
     return figures
