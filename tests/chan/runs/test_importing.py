@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 from typer.testing import CliRunner, Result
 
-from chan.command_line import app
 from chan.data.splits import open_split
+from chan.options import app
 from chan.runs.importing import import_checkpoint
 from data_tools.captions.tokenization import tokenize
 from data_tools.captions.vocabulary import SPECIAL, Vocabulary
