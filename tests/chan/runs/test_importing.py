@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 from typer.testing import CliRunner, Result
 
+from chan.commands import making, measuring  # noqa: F401 - they register commands
 from chan.data.splits import open_split
 from chan.options import app
 from chan.runs.importing import import_checkpoint
