@@ -31,7 +31,12 @@ def test_all_of_make_bench_are_here() -> None:
     assert {line.split("benchmarks.")[1].split()[0] for line in recipe.splitlines()} <= set(TINY)
 
 
-@pytest.mark.parametrize("name", TINY)
+SLOW = ("training", "training_shares", "convolutions")  # networks at their full depth
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in TINY]
+)
 def test_runs(name: str, tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     line = [sys.executable, "-m", f"benchmarks.{name}", *TINY[name].split(), "--out", str(out)]

@@ -402,6 +402,7 @@ def datasets(path):
         return {**{name: file[name][()].tobytes() for name in file}, **{k: str(v) for k, v in file.attrs.items()}}
 
 
+@pytest.mark.slow  # make trials does the same for twenty runs
 def test_killing_an_extraction_at_random_moments_leaves_no_trace(data, tmp_path):
     arguments = (
         data / "images", "--config", "scenes", "--weights", "random", "--part-size", 4, "--workers", 1,

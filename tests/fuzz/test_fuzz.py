@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from tests.fuzz import seeds
 from tests.fuzz.mutators.families import STRUCTURED
 from tests.fuzz.targets import TARGETS
@@ -24,6 +26,7 @@ def test_every_reader_reads_its_valid_input_and_survives_some_damaged_ones(tmp_p
     assert sum(o["verdict"] == "refused" for o in outcomes) > len(TARGETS) / 3
 
 
+@pytest.mark.slow
 def test_every_change_applies_to_a_valid_input(tmp_path):
     """A change that always raises would be passed over without a word."""
     unapplied = {change for family in STRUCTURED.values() for change in family}
