@@ -15,7 +15,7 @@ def prepare_environment() -> None:
 
     Idle threads of OpenMP's GNU runtime, which PyTorch's wheels bring, wait in a loop before they sleep. Its
     default of 300,000 rounds slows processes on the same cores tenfold, as each spins in the time of the others;
-    with `SPINS` others slow a process in proportion, and alone it is as fast (benchmarks/neighbours.py).
+    with `SPINS` others slow a process in proportion; alone it is up to 15 % slower (docs/performance.md).
 
     NumPy has threads of its own, which wait in the same way; its products here are small: one thread does them.
 
