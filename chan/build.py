@@ -11,10 +11,21 @@ from pathlib import Path
 
 import torch
 
-from chan.config import Config, LossConfig, LossName, ModelConfig, ScheduleName, TextEncoderName, TrainConfig
+from chan.config import (
+    CodingName,
+    Config,
+    ImageEncoderName,
+    LossConfig,
+    LossName,
+    ModelConfig,
+    ScheduleName,
+    TextEncoderName,
+    TrainConfig,
+)
 from chan.data.batches import TrainingPairs
 from chan.data.feature_cache import FeatureCache, make_cache
 from chan.data.splits import FeatureSplit
+from chan.model.aggregation import Aggregation
 from chan.model.chan import Chan
 from chan.model.image_encoders import ImageEncoder
 from chan.model.text_encoders import BertEncoder, BiGRUEncoder
@@ -28,6 +39,7 @@ from chan.training.optimizer import make_optimizer
 from chan.training.schedule import LearningRate, Schedule, half_cosine, step_down
 from chan.training.step import TrainingStep
 from data_tools.captions.vocabulary import Vocabulary
+from data_tools.errors import UsageError
 from data_tools.layout import find_vocabulary
 
 
@@ -64,20 +76,23 @@ def build_model(
     Raises:
         InputError: the BERT or the word vectors cannot be read.
     """
-    image_encoder = ImageEncoder(feature_dim, config.dim, config.image.encoder.value, config.image.normalise)
+    image, text, dim = config.image, config.text, config.dim
+    image_encoder = ImageEncoder(feature_dim, dim, image.encoder.value, image.normalise, _aggregation(config))
     text_encoder: BiGRUEncoder | BertEncoder
     if isinstance(tokenizer, BertTokenizer):
-        text_encoder = BertEncoder(load_bert(tokenizer.source, pretrained), config.dim, config.text.normalise)
+        bert = load_bert(tokenizer.source, pretrained)
+        text_encoder = BertEncoder(bert, dim, text.normalise, _aggregation(config))
     else:
         assert isinstance(tokenizer, VocabularyTokenizer)
-        words, path = tokenizer.vocabulary.words, config.text.word_vectors
-        text_encoder = BiGRUEncoder(len(words), config.text.word_dim, config.dim, config.text.normalise)
+        words, path = tokenizer.vocabulary.words, text.word_vectors
+        text_encoder = BiGRUEncoder(
+            len(words), text.word_dim, dim, text.normalise, _aggregation(config), text.initial_range
+        )
         if pretrained and path is not None:
             found = initialise_word_vectors(text_encoder.embed, words, Path(path))
             if verbose:
                 print(f"word vectors: {found} of {len(words)} words found", file=sys.stderr, flush=True)
-    scorer = Scorer.from_names(config.coding.value, config.pooling.value, config.alpha, config.beta)
-    return Chan(image_encoder, text_encoder, scorer)
+    return Chan(image_encoder, text_encoder, _scorer(config))
 
 
 def build_step(
@@ -91,7 +106,15 @@ def build_step(
         device: where to train.
         ranks: this process among those that train together.
         pretrained: as for `build_model`.
+
+    Raises:
+        UsageError: several processes cannot train this model.
     """
+    if ranks.count > 1 and config.model.image.encoder is ImageEncoderName.mlp:
+        raise UsageError(
+            "model.image.encoder=mlp: trains in one process, since its batch normalisation needs the whole batch; "
+            "fix: start it without torchrun"
+        )
     settings, feature_dim = config.train, config.model.image.dim
     assert feature_dim is not None
     torch.manual_seed(settings.seed)
@@ -135,6 +158,20 @@ def build_training_pairs(
     keep, change = config.data.region_keep_prob, config.data.token_change_prob
     starts = None if cache is None else cache.starts
     return TrainingPairs(training, tokenizer, keep, change, config.train.seed, starts), cache
+
+
+def _has_one_vector(config: ModelConfig) -> bool:
+    return config.coding is CodingName["global"]
+
+
+def _aggregation(config: ModelConfig) -> Aggregation | None:
+    """A new one for each encoder, since GPO has weights; None where regions and words are compared."""
+    return Aggregation(config.pooling.value) if _has_one_vector(config) else None
+
+
+def _scorer(config: ModelConfig) -> Scorer:
+    pooling = "mean" if _has_one_vector(config) else config.pooling.value  # nothing is left to pool
+    return Scorer.from_names(config.coding.value, pooling, config.alpha, config.beta)
 
 
 def _criterion(config: LossConfig) -> Callable[[int], Criterion]:

@@ -20,9 +20,10 @@ from data_tools.configs import check_yaml, find_base, find_config
 from data_tools.errors import InputError, UsageError, reading
 from data_tools.files import read_text, replace_file
 
-CodingName = StrEnum("CodingName", ["vha", "tha", "vsa", "t2i"])
-PoolingName = StrEnum("PoolingName", ["max", "mean", "sum", "softmax", "lse"])
-ImageEncoderName = StrEnum("ImageEncoderName", ["basic", "selfattention", "transformer"])
+CodingName = StrEnum("CodingName", ["vha", "tha", "vsa", "t2i", "global"])
+PoolingName = StrEnum("PoolingName", ["max", "mean", "sum", "softmax", "lse", "gpo"])
+GLOBAL_POOLINGS = (PoolingName.gpo, PoolingName.mean, PoolingName.max)
+ImageEncoderName = StrEnum("ImageEncoderName", ["basic", "selfattention", "transformer", "mlp"])
 TextEncoderName = StrEnum("TextEncoderName", ["bigru", "bert"])
 LossName = StrEnum("LossName", ["contrastive", "infonce"])
 CacheName = StrEnum("CacheName", ["auto", "mmap", "memory", "device"])
@@ -40,7 +41,8 @@ class ImageConfig:
     )
     encoder: ImageEncoderName = key(
         ImageEncoderName.selfattention,
-        "`basic` (a linear projection), or `selfattention` or `transformer` on top of it",
+        "`basic` (a linear projection), `selfattention` or `transformer` on top of it, "
+        "or VSE-infinity's `mlp` (a perceptron with batch normalisation) added to it",
     )
     normalise: bool = key(
         True, "region embeddings of unit length; false only for imported checkpoints that were trained so"
@@ -55,6 +57,12 @@ class TextConfig:
         TextEncoderName.bigru, "`bigru` (word vectors and a bidirectional GRU) or `bert`"
     )
     word_dim: int = key(300, "dimension of the word vectors (bigru)", above(0))
+    initial_range: float | None = key(
+        None,
+        "word vectors that no file initialises are uniform between -this and this (bigru; VSE-infinity, SCAN: 0.1)"
+        "; null: Xavier uniform",
+        null_or(above(0)),
+    )
     word_vectors: str | None = key(
         None,
         "GloVe or fastText file, `.txt`, `.vec`, `.gz` or `.zip`, that initialises the word vectors (bigru); "
@@ -81,13 +89,15 @@ class ModelConfig:
         CodingName.vha,
         "`vha`: each word takes its most similar region; `tha`: each region its most similar word; "
         "`vsa`: each region attends to words; "
-        "`t2i`: SCAN's cross-attention, each word attends to regions (pooled by `mean` in SCAN)",
+        "`t2i`: SCAN's cross-attention, each word attends to regions (pooled by `mean` in SCAN); "
+        "`global`: no coding, but one vector per image and per caption, whose product is the score",
     )
     alpha: float = key(0.1, "temperature of `vsa`'s attention (`t2i` has SCAN's 1/9)", above(0))
     pooling: PoolingName = key(
         PoolingName.lse,
         "`max`, `mean`, `sum`, `softmax` or `lse` (log-sum-exp): "
-        "of a caption's word values (`tha`, `vsa`: an image's region values) to one score",
+        "of a caption's word values (`tha`, `vsa`: an image's region values) to one score; with `global`: "
+        "`gpo` (VSE-infinity's generalised pooling operator), `mean` or `max` of the regions, and of the words",
     )
     beta: float = key(0.1, "temperature of the poolings `softmax` and `lse`", above(0))
     image: ImageConfig = ImageConfig()
@@ -209,7 +219,12 @@ def read_config(path: Path) -> Config:
     Raises:
         InputError: the file cannot be read, or a key or value in it is wrong.
     """
-    return _merge_file(Config(), path, _read_yaml(path))
+    config = _merge_file(Config(), path, _read_yaml(path))
+    try:
+        _check_together(config)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    return config
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
@@ -219,7 +234,7 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     0.001
 
     Raises:
-        UsageError: an argument is not of that form, or its key or value is wrong.
+        UsageError: an argument is not of that form, its key or value is wrong, or values do not fit one another.
     """
     for argument in overrides:
         name, equals, _ = argument.partition("=")
@@ -231,6 +246,10 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
             raise UsageError(str(error)) from None
         except Exception:  # libraries raise many types on text that is no value
             raise UsageError(f"{argument}: the value is not YAML") from None
+    try:
+        _check_together(config)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     return config
 
 
@@ -296,6 +315,23 @@ def _merge(config: Config, changes: DictConfig) -> Config:
     assert isinstance(merged, Config)
     check_ranges(merged)
     return merged
+
+
+def _check_together(config: Config) -> None:
+    """`ValueError`, of one line, where the values of two keys do not fit one another."""
+    model, one_vector = config.model, config.model.coding is CodingName["global"]
+    if one_vector and model.pooling not in GLOBAL_POOLINGS:
+        allowed = ", ".join(GLOBAL_POOLINGS)
+        raise ValueError(
+            f"model.pooling: expected one of {allowed} with model.coding=global, found {model.pooling}"
+        )
+    if model.pooling is PoolingName.gpo and not one_vector:
+        raise ValueError(f"model.pooling: gpo goes with model.coding=global, found {model.coding}")
+    if model.image.encoder is ImageEncoderName.mlp and config.train.grad_cache_chunks > 1:
+        raise ValueError(
+            "train.grad_cache_chunks: expected 1 with model.image.encoder=mlp, whose batch normalisation needs "
+            f"the whole batch, found {config.train.grad_cache_chunks}"
+        )
 
 
 def _writable(node: DictConfig) -> DictConfig:

@@ -100,6 +100,27 @@ def gather_index(offsets: Tensor, order: Tensor) -> Tensor:
     return torch.arange(len(shifts)) + shifts
 
 
+def step_order(offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """The order in which a recurrent network processes packed words: all first words, all second ones, ...
+
+    >>> order, sizes = step_order(torch.tensor([0, 2, 5]))  # a caption of two words, then one of three
+    >>> order.tolist(), sizes.tolist()
+    ([2, 0, 3, 1, 4], [2, 2, 1])
+
+    Args:
+        offsets: (B + 1,) int64 offsets of the captions.
+
+    Returns:
+        (W,) int64 order, captions from long to short within a step, and (L,) int64 words in each step, as a
+        `PackedSequence` needs them.
+    """
+    lengths = offsets.diff()
+    rank = lengths.argsort(descending=True, stable=True).argsort()
+    step = torch.arange(int(offsets[-1])) - offsets[:-1].repeat_interleave(lengths)
+    order = (step * len(lengths) + rank.repeat_interleave(lengths)).argsort()
+    return order, step.bincount()
+
+
 def to_device(index: Tensor, device: torch.device) -> Tensor:
     """A small tensor on the CPU, copied to `device`.
 

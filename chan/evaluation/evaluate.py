@@ -42,6 +42,8 @@ def encode(
 ) -> tuple[Packed, Packed]:
     """The embeddings, on `device`, of a split's regions (R, D) and words (W, D), in the split's order.
 
+    Of a model with one vector, those of its images (N, D) and captions (C, D), each a sequence of one row.
+
     Raises:
         InputError: they are no finite numbers; the message names the image whose features are not.
     """
@@ -52,7 +54,9 @@ def encode(
 
         def encode_all(lengths: np.ndarray, batch: Callable[[np.ndarray], Packed], encoder: Encoder) -> Packed:
             """Encode in order of length, so that no time is spent on padding."""
-            order, offsets = lengths.argsort(kind="stable"), offsets_of(torch.from_numpy(lengths))
+            order = lengths.argsort(kind="stable")
+            kept = np.ones_like(lengths) if model.has_one_vector else lengths
+            offsets = offsets_of(torch.from_numpy(kept))
             rows: Tensor | None = None
             for first in range(0, len(lengths), BATCH):
                 places = order[first : first + BATCH]

@@ -20,6 +20,11 @@ class Chan(nn.Module):
         super().__init__()
         self.image_encoder, self.text_encoder, self.scorer = image_encoder, text_encoder, scorer
 
+    @property
+    def has_one_vector(self) -> bool:
+        """Whether images and captions have one embedding each, instead of one per region and per word."""
+        return self.scorer.coding.one_vector
+
     def forward(self, images: Packed, captions: Packed) -> Tensor:
         """(B_i, B_t) scores of features (R, F) and ids (W,)."""
         return self.score(self.image_encoder(images), self.text_encoder(captions))

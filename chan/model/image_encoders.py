@@ -1,4 +1,6 @@
-"""Region features to region embeddings: a projection, then attention among the regions of one image.
+"""Region features to region embeddings: a projection, with attention among an image's regions or a perceptron.
+
+An aggregation makes one embedding of those of an image.
 
 Shapes: B images, R regions of all images, K regions of the image with most, F feature dimension, D joint
 dimension, H heads.
@@ -8,24 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from chan.model.aggregation import Aggregation
+from chan.model.embeddings import finished
 from chan.packing import Packed, to_device
 
 HEADS = 8
-
-
-def l2_normalise(rows: Tensor) -> Tensor:
-    """Rows (..., D) divided by their Euclidean norm plus 1e-8, so that a zero row stays zero.
-
-    >>> l2_normalise(torch.tensor([[3.0, 4.0]]))
-    tensor([[0.6000, 0.8000]])
-    """
-    return rows / (rows.norm(dim=-1, keepdim=True) + 1e-8)
-
-
-def embedding(rows: Tensor, normalise: bool) -> Tensor:
-    """The output (R, D) of an encoder: in float32 if `rows` have half precision, normalised if asked for."""
-    rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
-    return l2_normalise(rows) if normalise else rows
 
 
 class ImageEncoder(nn.Module):
@@ -34,26 +23,46 @@ class ImageEncoder(nn.Module):
     Args:
         feature_dim: F.
         dim: D, a multiple of 8 unless `encoder` is basic.
-        encoder: basic (the projection alone), selfattention or transformer.
+        encoder: basic (the projection alone), selfattention, transformer, or mlp (a perceptron beside it).
         normalise: whether embeddings are scaled to unit length.
+        aggregation: makes one embedding of those of an image's regions; None keeps them.
     """
 
-    def __init__(self, feature_dim: int, dim: int, encoder: str, normalise: bool = True) -> None:
+    def __init__(
+        self,
+        feature_dim: int,
+        dim: int,
+        encoder: str,
+        normalise: bool = True,
+        aggregation: Aggregation | None = None,
+    ) -> None:
         super().__init__()
         self.normalise = normalise
         self.fc = nn.Linear(feature_dim, dim)
         nn.init.xavier_uniform_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
         self.feedforward: nn.Module | None = None
-        if encoder != "basic":
-            self.feedforward = {"selfattention": SelfAttention, "transformer": Transformer}[encoder](dim)
+        self.mlp = perceptron(feature_dim, dim) if encoder == "mlp" else None
+        if encoder in ATTENTION:
+            self.feedforward = ATTENTION[encoder](dim)
+        self.aggregation = aggregation
 
     def forward(self, images: Packed) -> Packed:
-        """Features (R, F) of any floating type to embeddings (R, D)."""
-        regions = images.with_rows(self.fc(images.rows.to(self.fc.weight.dtype)))
+        """Features (R, F) of any floating type to embeddings (R, D), or (B, D) with an aggregation."""
+        features = images.rows.to(self.fc.weight.dtype)
+        rows = self.fc(features)
+        if self.mlp is not None:
+            rows = rows + self.mlp(features)
+        regions = images.with_rows(rows)
         if self.feedforward is not None:
             regions = self.feedforward(regions)
-        return regions.with_rows(embedding(regions.rows, self.normalise))
+        return finished(regions, self.aggregation, self.normalise)
+
+
+def perceptron(feature_dim: int, dim: int) -> nn.Sequential:
+    """Two linear layers with batch normalisation and ReLU between them (VSE-infinity's, Chen et al. 2021)."""
+    hidden = dim // 2
+    return nn.Sequential(nn.Linear(feature_dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, dim))
 
 
 class SelfAttention(nn.Module):
@@ -83,6 +92,12 @@ class Transformer(nn.Module):
         """Embeddings (R, D) to embeddings (R, D)."""
         rows = regions.rows + attend(self.attn, regions.with_rows(self.ln_1(regions.rows)))
         return regions.with_rows(rows + self.mlp(self.ln_2(rows)))
+
+
+ATTENTION: dict[str, type[SelfAttention] | type[Transformer]] = {
+    "selfattention": SelfAttention,
+    "transformer": Transformer,
+}
 
 
 class QuickGELU(nn.Module):

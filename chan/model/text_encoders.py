@@ -1,4 +1,4 @@
-"""Words to word embeddings: a bidirectional GRU over word vectors, or BERT.
+"""Words to word embeddings: a bidirectional GRU over word vectors, or BERT; an aggregation makes one of them.
 
 Shapes: B captions, W words of all captions, L words of the longest caption, E word dimension, D joint
 dimension. Ids are (W,) int64.
@@ -7,11 +7,12 @@ dimension. Ids are (W,) int64.
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from chan.model.image_encoders import embedding
-from chan.packing import Packed, to_device
+from chan.model.aggregation import Aggregation
+from chan.model.embeddings import finished
+from chan.packing import Packed, step_order, to_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,17 +26,31 @@ class BiGRUEncoder(nn.Module):
         word_dim: E.
         dim: D, also the hidden size of each direction.
         normalise: whether embeddings are scaled to unit length.
+        aggregation: makes one embedding of those of a caption's words; None keeps them.
+        initial_range: word vectors start uniform between -this and this; None: Xavier uniform.
     """
 
-    def __init__(self, words: int, word_dim: int, dim: int, normalise: bool = True) -> None:
+    def __init__(
+        self,
+        words: int,
+        word_dim: int,
+        dim: int,
+        normalise: bool = True,
+        aggregation: Aggregation | None = None,
+        initial_range: float | None = None,
+    ) -> None:
         super().__init__()
         self.normalise = normalise
         self.embed = nn.Embedding(words, word_dim)
-        nn.init.xavier_uniform_(self.embed.weight)
+        if initial_range is None:
+            nn.init.xavier_uniform_(self.embed.weight)
+        else:
+            nn.init.uniform_(self.embed.weight, -initial_range, initial_range)
         self.rnn = nn.GRU(word_dim, dim, bidirectional=True)
+        self.aggregation = aggregation
 
     def forward(self, captions: Packed) -> Packed:
-        """Ids (W,) to embeddings (W, D)."""
+        """Ids (W,) to embeddings (W, D), or (B, D) with an aggregation."""
         order, batch_sizes = step_order(captions.offsets)
         order = to_device(order, captions.rows.device)
         vectors = self.embed(captions.rows.index_select(0, order))
@@ -43,28 +58,7 @@ class BiGRUEncoder(nn.Module):
             out = self.rnn(PackedSequence(vectors, batch_sizes))[0].data
         forwards, backwards = out.chunk(2, dim=1)
         both = ((forwards + backwards) / 2).index_select(0, order.argsort())
-        return captions.with_rows(embedding(both, self.normalise))
-
-
-def step_order(offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """The order in which a recurrent network processes packed words: all first words, all second ones, ...
-
-    >>> order, sizes = step_order(torch.tensor([0, 2, 5]))  # a caption of two words, then one of three
-    >>> order.tolist(), sizes.tolist()
-    ([2, 0, 3, 1, 4], [2, 2, 1])
-
-    Args:
-        offsets: (B + 1,) int64 offsets of the captions.
-
-    Returns:
-        (W,) int64 order, captions from long to short within a step, and (L,) int64 words in each step, as a
-        `PackedSequence` needs them.
-    """
-    lengths = offsets.diff()
-    rank = lengths.argsort(descending=True, stable=True).argsort()
-    step = torch.arange(int(offsets[-1])) - offsets[:-1].repeat_interleave(lengths)
-    order = (step * len(lengths) + rank.repeat_interleave(lengths)).argsort()
-    return order, step.bincount()
+        return finished(captions.with_rows(both), self.aggregation, self.normalise)
 
 
 class BertEncoder(nn.Module):
@@ -74,17 +68,21 @@ class BertEncoder(nn.Module):
         bert: an encoder of `transformers`. Its pooler is removed: word embeddings do not depend on it.
         dim: D.
         normalise: whether embeddings are scaled to unit length.
+        aggregation: makes one embedding of those of a caption's words; None keeps them.
     """
 
-    def __init__(self, bert: "PreTrainedModel", dim: int, normalise: bool = True) -> None:
+    def __init__(
+        self, bert: "PreTrainedModel", dim: int, normalise: bool = True, aggregation: Aggregation | None = None
+    ) -> None:
         super().__init__()
         self.bert, self.normalise = bert, normalise
         if getattr(bert, "pooler", None) is not None:
             bert.pooler = None
         self.linear = nn.Linear(bert.config.hidden_size, dim)
+        self.aggregation = aggregation
 
     def forward(self, captions: Packed) -> Packed:
-        """Ids (W,) to embeddings (W, D)."""
+        """Ids (W,) to embeddings (W, D), or (B, D) with an aggregation."""
         places = to_device(captions.padded_places(), captions.rows.device)
         longest = int(captions.lengths.max())
         ids = captions.rows.new_full((len(captions) * longest,), self.bert.config.pad_token_id or 0)
@@ -92,4 +90,4 @@ class BertEncoder(nn.Module):
         valid = to_device((torch.arange(longest) < captions.lengths[:, None]).long(), ids.device)
         hidden = self.bert(input_ids=ids, attention_mask=valid).last_hidden_state
         words = hidden.flatten(0, 1).index_select(0, places)
-        return captions.with_rows(embedding(self.linear(words), self.normalise))
+        return finished(captions.with_rows(self.linear(words)), self.aggregation, self.normalise)

@@ -76,4 +76,4 @@ class Comparison:
         retriever = Retriever(model, tokenizer, opened.features.dim, self.device)
         regions, _ = evaluation.encode(model, opened, tokenizer, self.device)
         rows = Explainer(retriever, opened, image_files(self.data, opened), regions).of_captions(captions)
-        return (replace(row, heading=f"{self.names[number]}, rank {row.rank}") for row in rows)
+        return (replace(row, heading=f"{self.names[number]}, rank {row.rank}  {row.heading}") for row in rows)

@@ -3,7 +3,8 @@
 A document of results has these keys:
 
 query                   the sentence; absent where a region was looked for, which has `image` and `region` instead
-words                   of the sentence: `text`, `known` (to the vocabulary), `content` (names something), `weight`
+words                   of the sentence: `text`, `known` (to the vocabulary), `content` (names something),
+                        `weight`; none where the model has one vector per sentence
 images, exact, way, seconds, max_weight
 hits                    best first, see below
 
@@ -29,6 +30,7 @@ def of_sentence(searched: IndexSearch, query: Query, results: Results, address: 
     words = [
         {"text": word.text, "known": word.known, "content": is_content_word(word.text), "weight": weight}
         for word, weight in zip(query.words, query.weights, strict=True)
+        if word.tokens
     ]
     return {"query": query.text, "words": words, **_common(searched.index, results, address)}
 

@@ -13,7 +13,7 @@ from chan.data.splits import FeatureSplit
 from chan.packing import Packed
 from chan.retrieval.retriever import Retriever
 from chan.retrieval.search import Query, Results
-from chan.retrieval.words import WordMatch, is_content_word
+from chan.retrieval.words import NO_REGIONS, Word, WordMatch, is_content_word
 from data_tools.captions.splits import Split
 from data_tools.errors import InputError
 from data_tools.layout import images_folder, load_id_mapping
@@ -61,7 +61,7 @@ class Explainer:
 
     Args:
         retriever: a trained model.
-        opened: the split; its features need boxes.
+        opened: the split; its features need boxes, unless the model has one vector and so scores alone.
         files: the image file of each image of the split.
         regions: the embeddings of the split's images.
 
@@ -70,7 +70,8 @@ class Explainer:
     """
 
     def __init__(self, retriever: Retriever, opened: FeatureSplit, files: Sequence[Path], regions: Packed) -> None:
-        opened.boxes(0)  # a file without boxes should be refused before the work, not after it
+        if not retriever.model.has_one_vector:
+            opened.boxes(0)  # a file without boxes should be refused before the work, not after it
         self.retriever, self.opened, self.files, self.regions = retriever, opened, files, regions
 
     def explain(self, text: str, own: int | None = None, images: Sequence[int] | int = 3) -> Explanation:
@@ -89,18 +90,18 @@ class Explainer:
         scores = self.retriever.score(self.regions, caption)[:, 0]
         order = scores.argsort(descending=True, stable=True).tolist()
         shown = order[:images] if isinstance(images, int) else sorted(images, key=order.index)
-        content = [place for place, word in enumerate(words) if is_content_word(word.text)]
+        content = _content(words)
+        chosen = [words[place] for place in content]
         answers = []
         for image in shown:
-            matches = self.retriever.explain(
-                self.regions.slice(image, image + 1),
-                caption,
-                [words[place] for place in content],
-                self.opened.boxes(image),
-            )
-            answers.append(Answer(self.files[image], scores[image].item(), image == own, tuple(matches)))
+            matches = self._matches(image, caption, chosen) if chosen else ()
+            answers.append(Answer(self.files[image], scores[image].item(), image == own, matches))
         rank = None if own is None else int((~(scores < scores[own])).sum())
-        return Explanation([word.text for word in words], content, answers, rank)
+        return Explanation([word.text for word in words], content, answers, rank, _heading(words))
+
+    def _matches(self, image: int, caption: Packed, words: Sequence[Word]) -> tuple[WordMatch, ...]:
+        regions, boxes = self.regions.slice(image, image + 1), self.opened.boxes(image)
+        return tuple(self.retriever.explain(regions, caption, words, boxes))
 
     def of_captions(self, captions: Sequence[int], images: Sequence[int] | int = 3) -> list[Explanation]:
         """The same for captions of the split, given by their positions."""
@@ -144,8 +145,17 @@ def chosen_captions(split: Split, image: int | None, count: int) -> list[int]:
 
 def from_results(query: Query, results: Results) -> Explanation:
     """The explanation of a search's results."""
-    content = [place for place, word in enumerate(query.words) if is_content_word(word.text)]
+    content = _content(query.words)
     answers = [
         Answer(hit.file, hit.score, False, tuple(hit.words[place] for place in content)) for hit in results.hits
     ]
-    return Explanation([word.text for word in query.words], content, answers)
+    return Explanation([word.text for word in query.words], content, answers, heading=_heading(query.words))
+
+
+def _content(words: Sequence[Word]) -> list[int]:
+    """The places of the content words that have embeddings, and so may have regions."""
+    return [place for place, word in enumerate(words) if word.tokens and is_content_word(word.text)]
+
+
+def _heading(words: Sequence[Word]) -> str:
+    return "" if any(word.tokens for word in words) else NO_REGIONS

@@ -205,7 +205,7 @@ def _append(folder: Path, manifest: Manifest, images: Collection, device: str) -
     rows = np.array([row for row in images.rows().tolist() if names[row] not in held], dtype=np.int64)
     if len(rows) or not manifest.segments:
         listed = [files.get(names[row], "") for row in rows.tolist()]
-        _write(folder, manifest, [(images.features, rows)], listed, retriever.encode_regions)
+        _write(folder, manifest, [(images.features, rows)], listed, retriever)
     return _state(folder, added=len(rows))
 
 
@@ -214,11 +214,16 @@ def _write(
     manifest: Manifest,
     sources: Sequence[tuple[RegionFeatures, np.ndarray]],
     files: Sequence[str],
-    encode: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    retriever: Retriever | None = None,
 ) -> None:
-    """Write the images at some rows of some features as the next segment, and the manifest with it."""
+    """Write the images at some rows of some features as the next segment, and the manifest with it.
+
+    `retriever` encodes the features; None takes them as the embeddings.
+    """
     counts = np.concatenate([features.counts[rows] for features, rows in sources])
     columns = [_columns(features) for features, _ in sources]
+    if retriever is not None and retriever.model.has_one_vector:  # what the columns say of regions ends here
+        counts, columns = np.ones_like(counts), [(set(), sizes) for _, sizes in columns]
     names = [image_id for features, rows in sources for image_id in _ids(features, rows)]
     schema = StoreSchema(
         images=len(counts),
@@ -230,7 +235,7 @@ def _write(
         id_bytes=max((len(name.encode()) for name in names), default=1),
     )
     with Progress("index", len(counts), "images") as progress:
-        blocks = _blocks(sources, schema, encode, progress.advance)
+        blocks = _blocks(sources, schema, retriever, progress.advance)
         attributes = {"embeddings_of": manifest.weights_sha256}
         write_segment(folder, manifest.next_name(), blocks, schema, files, attributes)
     segment = Segment(manifest.next_name(), schema.images, schema.regions)
@@ -254,7 +259,7 @@ def _columns(features: RegionFeatures) -> tuple[set[str], bool]:
 def _blocks(
     sources: Sequence[tuple[RegionFeatures, np.ndarray]],
     schema: StoreSchema,
-    encode: Callable[[np.ndarray, np.ndarray], np.ndarray] | None,
+    retriever: Retriever | None,
     advance: Callable[[int], None],
 ) -> Iterator[Block]:
     """The images in blocks of `BATCH`, their features encoded."""
@@ -264,8 +269,10 @@ def _blocks(
         for first in range(0, len(rows), BATCH):
             some = rows[first : first + BATCH]
             found, counts = features.gather(some), features.counts[some]
-            embeddings = found if encode is None else encode(found, counts)
-            regions = {"features": _halved(embeddings, features, some)}
+            if retriever is not None:
+                encoded = retriever.encode_regions(found, counts)
+                found, counts = encoded.rows.numpy(), encoded.lengths.numpy()
+            regions = {"features": _halved(found, features, some)}
             if stored is not None:
                 regions |= {name: stored.gather_column(name, some) for name in schema.region_columns}
             sizes = None if image_sizes is None else image_sizes[some]

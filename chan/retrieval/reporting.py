@@ -8,7 +8,7 @@ from typing import Any
 
 from chan.retrieval.documents import of_match
 from chan.retrieval.search import CaptionHit, Hit, Query, Results
-from chan.retrieval.words import WordMatch, is_content_word
+from chan.retrieval.words import NO_REGIONS, WordMatch, is_content_word
 from data_tools.console import print_json
 from data_tools.errors import InputError, UsageError
 from data_tools.files import read_text
@@ -40,9 +40,12 @@ def print_results(queries: Sequence[Query], results: Sequence[Results], as_json:
         print(f"{query.text}  ({_how(found)})")
         if query.unknown:
             print(f"  not in the model's vocabulary: {', '.join(query.unknown)}")
+        if not any(word.tokens for word in query.words):
+            print(f"  {NO_REGIONS}")
         for rank, hit in enumerate(found.hits, start=1):
             print(f"{rank:4}  {hit.score:8.3f}  {hit.image_id}  {_path(hit)}")
-            print(f"                {_matches(hit.words)}")
+            if hit.words:
+                print(f"                {_matches(hit.words)}")
 
 
 def print_like(image_id: str, region: int, results: Results, as_json: bool) -> None:

@@ -106,9 +106,12 @@ class Retriever:
         return join(parts)
 
     @torch.inference_mode()
-    def encode_regions(self, features: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """(R, D) float32 embeddings, on the CPU, of the features (R, F) of images with (n,) numbers of regions."""
-        return self._encode(features, counts).rows.cpu().numpy()
+    def encode_regions(self, features: np.ndarray, counts: np.ndarray) -> Packed:
+        """Float32 embeddings, on the CPU, of the features (R, F) of images with (n,) numbers of regions.
+
+        They are (R, D), or (n, D) of a model with one vector per image.
+        """
+        return self._encode(features, counts).to(torch.device("cpu"))
 
     def _encode(self, features: np.ndarray, counts: np.ndarray) -> Packed:
         batch = Packed(torch.from_numpy(features), offsets_of(torch.from_numpy(np.asarray(counts, np.int64))))
@@ -141,12 +144,12 @@ class Retriever:
 
     def words(self, captions: Sequence[str]) -> list[list[Word]]:
         """The words of each sentence, and where their token embeddings are."""
-        unknown = self.tokenizer.unknown_id
+        unknown, one_vector = self.tokenizer.unknown_id, self.model.has_one_vector
         spelled = []
         for words in self.tokenizer.words(captions):
             place, found = len(self.tokenizer.prefix), []
             for text, ids in words:
-                tokens = tuple(range(place, place + len(ids)))
+                tokens = () if one_vector else tuple(range(place, place + len(ids)))
                 found.append(Word(text, tokens, known=text in SPECIAL or unknown not in ids))
                 place += len(ids)
             spelled.append(found)
@@ -156,7 +159,7 @@ class Retriever:
     def explain(
         self, image: Packed, caption: Packed, words: Sequence[Word], boxes: np.ndarray | None = None
     ) -> list[WordMatch]:
-        """What each word found in an image.
+        """What each word found in an image; nothing where the model has one vector per image.
 
         Args:
             image: the (K, D) embeddings of one image.
@@ -164,6 +167,8 @@ class Retriever:
             words: the words of that sentence.
             boxes: (K, 4) of the regions, if they are known.
         """
+        if self.model.has_one_vector:
+            return []
         rows = image.rows.to(caption.rows.device, torch.float32)
         values, winners = best_keys(caption.rows.float(), image.with_rows(rows))
         value, winner = values[:, 0].tolist(), winners[:, 0].tolist()

@@ -17,7 +17,7 @@ from chan.packing import Packed, join, pack
 from chan.retrieval.candidates import CandidateSearch
 from chan.retrieval.index import ImageIndex
 from chan.retrieval.scan import Ranking, ScanSearch, best
-from chan.retrieval.words import Word, WordMatch
+from chan.retrieval.words import NO_REGIONS, Word, WordMatch
 from chan.runs.folder import weights_sha256
 from chan.scoring.pairwise import Scorer
 from data_tools.errors import InputError
@@ -39,7 +39,7 @@ class Query:
     Attributes:
         text: as it was typed.
         words: its words, which know their tokens.
-        tokens: (T, D) embeddings of its tokens, one sequence.
+        tokens: (T, D) embeddings of its tokens, one sequence; one row where the model has one vector.
         weights: how often each word counts.
         scored: the tokens that are scored: `tokens`, unless words were struck or weighted.
     """
@@ -62,8 +62,11 @@ class Query:
             weights: one number per word, 0 to `MAX_WEIGHT`.
 
         Raises:
-            InputError: there are more or fewer numbers than words, one is out of range, or all words are struck.
+            InputError: there are more or fewer numbers than words, one is out of range, or all words are struck,
+                or the sentence has one vector.
         """
+        if not any(word.tokens for word in self.words):
+            raise InputError("this model has one vector per sentence: its words cannot be struck or weighted")
         if len(weights) != len(self.words) or not all(0 <= weight <= MAX_WEIGHT for weight in weights):
             raise InputError(f"expected {len(self.words)} weights from 0 to {MAX_WEIGHT}, one per word")
         scored = self._repeated(weights)
@@ -92,7 +95,7 @@ class Hit:
         score: by the model's coding and pooling.
         file: the image file; None if it is not known.
         position: of the image in the index.
-        words: for a sentence, what each word found in the image; otherwise empty.
+        words: for a sentence, what each word found in the image; otherwise, and with one vector, empty.
         region: for a region, the image's most similar one; otherwise None.
     """
 
@@ -183,6 +186,7 @@ class IndexSearch:
         Raises:
             InputError: the index does not hold the image, or the image has no such region.
         """
+        self._need_regions()
         start = time.perf_counter()
         own = self.index.regions([self.index.position(image_id)]).rows
         if not 0 <= region < len(own):
@@ -202,6 +206,7 @@ class IndexSearch:
         Raises:
             InputError: the index has no boxes or no such image, or no region holds the point.
         """
+        self._need_regions()
         boxes = self._boxes(self.index.position(image_id))
         if boxes is None:
             raise InputError(
@@ -223,6 +228,10 @@ class IndexSearch:
         scores = self.retriever.score(image, self.retriever.encode_captions(captions))[0].cpu().numpy()
         return [CaptionHit(captions[place], float(scores[place])) for place in best(scores, k)]
 
+    def _need_regions(self) -> None:
+        if self.retriever.model.has_one_vector:
+            raise InputError(f"{self.index.folder}: {NO_REGIONS}; fix: search by a sentence")
+
     def _ranked(self, scorer: Scorer, queries: Packed, k: int, exact: bool) -> list[Ranking]:
         """The k best images for each query (T, D), by the engine or the way that fits."""
         if self.engine is not None:
@@ -240,8 +249,8 @@ class IndexSearch:
     def _hits(self, query: Query, found: Ranking) -> tuple[Hit, ...]:
         """The images that were found with what each word found in them, and what it adds to their scores."""
         hits = [self._plain(*pair) for pair in zip(found.positions, found.scores, strict=True)]
-        if not hits:
-            return ()
+        if not hits or self.retriever.model.has_one_vector:
+            return tuple(hits)
         images = self.index.regions([hit.position for hit in hits]).to(self.retriever.device)
         drops = self._drops(query, images)
         described = []

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+NO_REGIONS = "this model has one vector per image and per caption: it has no regions to show"
 SPECIAL = ("<start>", "<end>")  # words that a vocabulary adds to every sentence
 FUNCTION_WORDS = frozenset(
     """a about above across after against all along also am among an and another any are around as at away be
@@ -24,7 +25,7 @@ class Word:
 
     Attributes:
         text: as it was typed, or `<start>` and `<end>`, which a vocabulary adds.
-        tokens: positions of its token embeddings in the caption.
+        tokens: positions of its token embeddings in the caption; empty where the caption has one vector.
         known: whether the model's vocabulary has it.
     """
 

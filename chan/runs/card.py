@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from chan.config import Config, TextEncoderName
+from chan.config import CodingName, Config, TextEncoderName
 from chan.keys import keys_of
 from chan.runs.folder import load_run_config
 from chan.runs.provenance import load_provenance
@@ -54,10 +54,11 @@ def record_recall(folder: Path, data: Path, document: dict[str, Any]) -> None:
 def _about(config: Config) -> str:
     text, model = config.model.text, config.model
     words = text.bert if text.encoder is TextEncoderName.bert else "a bidirectional GRU"
+    of_what = "image and caption" if model.coding is CodingName["global"] else "region and word"
     return (
         f"An image-text retrieval model: captions are read by {words}, regions by the image encoder "
         f"`{model.image.encoder.value}`; coding `{model.coding.value}`, pooling `{model.pooling.value}`, "
-        f"{model.dim} numbers per region and word."
+        f"{model.dim} numbers per {of_what}."
     )
 
 

@@ -19,6 +19,7 @@ from chan.text.tokenizers import BertTokenizer, VocabularyTokenizer
 from chan.training.distributed import Ranks
 from data_tools.captions.vocabulary import SPECIAL, Vocabulary
 from data_tools.configs import config_folder
+from data_tools.errors import UsageError
 
 CPU = torch.device("cpu")
 SHIPPED = sorted(path.stem for path in config_folder("chan").glob("*.yaml"))
@@ -95,6 +96,27 @@ def test_a_model_has_the_sizes_and_the_scoring_of_its_configuration() -> None:
     assert torch.equal(model.score(images, captions), expected)
     default = build_model(Config().model, 7, TOKENIZER, pretrained=False)
     assert isinstance(default.image_encoder.feedforward, SelfAttention)
+
+
+def test_a_model_with_one_vector_aggregates_both_sides_and_multiplies() -> None:
+    changes = ["model.coding=global", "model.pooling=gpo", "model.image.encoder=mlp", "model.dim=16"]
+    changes += ["model.text.word_dim=5", "model.text.initial_range=0.1"]
+    model = build_model(override(Config(), changes).model, 7, TOKENIZER, pretrained=False).eval()
+    assert model.has_one_vector
+    weights = [side.aggregation.gpo for side in (model.image_encoder, model.text_encoder)]
+    assert None not in weights
+    assert weights[0] is not weights[1]
+    assert 0.09 < model.text_encoder.embed.weight.abs().max() <= 0.1
+    images, captions = pack([torch.ones(2, 7), torch.eye(7)]), pack([torch.tensor([1, 4, 2])] * 3)
+    sides = model.image_encoder(images), model.text_encoder(captions)
+    torch.testing.assert_close(model(images, captions), sides[0].rows @ sides[1].rows.T)
+    assert not build_model(Config().model, 7, TOKENIZER, pretrained=False).has_one_vector
+
+
+def test_batch_normalisation_is_refused_in_several_processes() -> None:
+    config = override(Config(), ["model.image.encoder=mlp", "model.image.dim=7"])
+    with pytest.raises(UsageError, match=r"model\.image\.encoder=mlp: trains in one process"):
+        build_step(config, TOKENIZER, CPU, Ranks(0, 2), pretrained=False)
 
 
 def test_a_step_has_the_values_of_its_configuration() -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from chan.config import (
     Config,
@@ -31,6 +32,7 @@ PAPER: dict[str, Any] = {
     "model.image.normalise": True,
     "model.text.encoder": "bigru",
     "model.text.word_dim": 300,
+    "model.text.initial_range": None,
     "model.text.word_vectors": None,
     "model.text.bert": "bert-base-uncased",
     "model.text.normalise": True,
@@ -301,3 +303,29 @@ def test_a_key_that_is_almost_right_is_suggested(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("train: {epoch: 3}\n")
     with pytest.raises(InputError, match=r"train\.epoch: no such key; did you mean train\.epochs\?$"):
         load_config(str(tmp_path / "own.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            ["model.coding=global"],
+            "model.pooling: expected one of gpo, mean, max with .*=global, found lse",
+        ),
+        (["model.pooling=gpo"], "model.pooling: gpo goes with model.coding=global, found vha"),
+        (["model.image.encoder=mlp", "train.grad_cache_chunks=2"], "train.grad_cache_chunks: expected 1 with"),
+    ],
+)
+def test_keys_that_do_not_fit_one_another_are_named_in_one_line(
+    changes: list[str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        override(Config(), changes)
+    (tmp_path / "own.yaml").write_text(OmegaConf.to_yaml(OmegaConf.from_dotlist(changes)))
+    with pytest.raises(InputError, match=rf"own\.yaml: {message}"):
+        read_config(tmp_path / "own.yaml")
+
+
+def test_keys_that_fit_together_may_come_in_any_order() -> None:
+    for changes in (["model.coding=global", "model.pooling=max"], ["model.pooling=max", "model.coding=global"]):
+        assert override(Config(), changes).model.coding == "global"

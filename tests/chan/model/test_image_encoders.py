@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from chan.model.image_encoders import ImageEncoder, SelfAttention, Transformer, l2_normalise
+from chan.model.aggregation import Aggregation
+from chan.model.embeddings import l2_normalise
+from chan.model.image_encoders import ImageEncoder, SelfAttention, Transformer
 from chan.packing import Packed, pack
 
 ENCODERS = ["basic", "selfattention", "transformer"]
@@ -114,3 +116,46 @@ def test_the_projection_starts_xavier_uniform() -> None:
     bound = (6 / 500) ** 0.5
     assert layer.weight.abs().max() <= bound * (1 + 1e-6)
     assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+
+
+def images_and_perceptron() -> tuple[ImageEncoder, list[torch.Tensor]]:
+    model = build("mlp")
+    assert model.mlp is not None
+    norm = model.mlp[1]
+    assert isinstance(norm, torch.nn.BatchNorm1d)
+    for values in (norm.weight, norm.running_mean, norm.running_var):
+        assert values is not None
+        torch.nn.init.uniform_(values, 0.5, 2.0)
+    return model, images([3, 1, 5])
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_perceptron_is_added_to_the_projection(training: bool) -> None:
+    """In training, batch normalisation takes the mean and variance of all regions of the batch."""
+    model, rows = images_and_perceptron()
+    assert model.mlp is not None
+    first, norm, _, second = model.mlp
+    x = np.concatenate([row.numpy() for row in rows])
+    hidden = affine(first, x)
+    mean, variance = (value.numpy().copy() for value in (norm.running_mean, norm.running_var))
+    if training:
+        mean, variance = hidden.mean(0), hidden.var(0)
+    scaled = (hidden - mean) / np.sqrt(variance + 1e-5)
+    scaled = scaled * norm.weight.detach().numpy() + norm.bias.detach().numpy()
+    total = affine(model.fc, x) + affine(second, np.maximum(scaled, 0))
+    expected = total / np.linalg.norm(total, axis=1, keepdims=True)
+    found = model.train(training)(pack(rows)).rows.detach()
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
+    assert hidden.shape == (9, DIM // 2)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_an_aggregation_makes_one_vector_per_image(normalise: bool) -> None:
+    torch.manual_seed(1)
+    rows = images([3, 1, 5])
+    model = ImageEncoder(FEATURES, DIM, "basic", normalise, Aggregation("max")).double()
+    found = model(pack(rows))
+    assert found.lengths.tolist() == [1, 1, 1]
+    for vector, row in zip(found.rows.detach().numpy(), rows, strict=True):
+        largest = affine(model.fc, row.numpy()).max(0)
+        np.testing.assert_allclose(vector, largest / (np.linalg.norm(largest) if normalise else 1), rtol=1e-6)

@@ -3,8 +3,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
-from chan.model.text_encoders import BertEncoder, BiGRUEncoder, step_order
-from chan.packing import pack
+from chan.model.text_encoders import BertEncoder, BiGRUEncoder
+from chan.packing import pack, step_order
 
 LENGTHS = [3, 1, 6, 3]
 WORDS, WORD_DIM, DIM = 20, 5, 4

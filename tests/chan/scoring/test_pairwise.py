@@ -273,3 +273,17 @@ def test_wrong_arguments(change: dict[str, Any], message: str) -> None:
     assert math.isfinite(pairwise_scores(**arguments).item())
     with pytest.raises(ValueError, match=message):
         pairwise_scores(**{**arguments, **change})
+
+
+def test_global_is_the_product_of_two_vectors() -> None:
+    images, captions = packed(sequences([1] * 7, 0)), packed(sequences([1] * 5, 1))
+    expected = np.array([[sum(a * b for a, b in zip(i, c, strict=True)) for c in captions.rows.detach().numpy()]
+                         for i in images.rows.detach().numpy()])  # fmt: skip
+    scores = packed_scores(images, captions, coding="global", pooling="mean")
+    np.testing.assert_allclose(scores.detach(), expected, rtol=1e-12)
+    upstream = torch.from_numpy(np.random.default_rng(2).standard_normal((7, 5)))
+    scores.backward(upstream)
+    torch.testing.assert_close(images.rows.grad, upstream @ captions.rows.detach())
+    torch.testing.assert_close(captions.rows.grad, upstream.T @ images.rows.detach())
+    with pytest.raises(ValueError, match="expected one vector per image, found 3 rows"):
+        packed_scores(packed(sequences([2, 1], 0)), captions, coding="global")
