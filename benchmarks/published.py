@@ -34,8 +34,8 @@ def published_scores(
 ) -> Tensor:
     """(B_i, B_t) scores; both sides are rows of unit length with their mask, as `padded` gives them."""
     (regions, is_region), (words, is_word) = images, captions
-    if coding == "t2i":
-        return _cross_attention(regions, is_region, words, is_word)
+    if coding in ("t2i", "i2t"):
+        return _cross_attention(regions, is_region, words, is_word, coding == "t2i")
     count, dim = regions.shape[0], regions.shape[2]
     flat = regions.reshape(-1, dim) @ words.reshape(-1, dim).T
     similarity = flat.reshape(count, regions.shape[1], len(words), -1).permute(0, 2, 1, 3)
@@ -64,15 +64,18 @@ def _pooled(values: Tensor, pooling: str, beta: float) -> Tensor:
     return total if pooling == "sum" else total / (~outside).sum(2)
 
 
-def _cross_attention(regions: Tensor, is_region: Tensor, words: Tensor, is_word: Tensor) -> Tensor:
-    """SCAN's text-to-image attention, averaged over a caption's words; all images have the same regions here."""
+def _cross_attention(
+    regions: Tensor, is_region: Tensor, words: Tensor, is_word: Tensor, from_text: bool
+) -> Tensor:
+    """SCAN's attention, averaged over words (text to image) or regions; all images have the same regions here."""
     if not bool(is_region.all()):
         raise ValueError("the published cross-attention does not mask regions: images must be equally long")
     columns = []
     for caption, length in zip(words, is_word.sum(1).tolist(), strict=True):
         own = caption[:length].expand(len(regions), -1, -1)
-        attention = leaky_relu(regions @ own.transpose(1, 2), 0.1)
+        queries, keys = (own, regions) if from_text else (regions, own)
+        attention = leaky_relu(keys @ queries.transpose(1, 2), 0.1)
         attention = normalize(attention, dim=2).transpose(1, 2)
-        attended = (9.0 * attention).softmax(2) @ regions
-        columns.append(cosine_similarity(own, attended, dim=2).mean(1))
+        attended = (9.0 * attention).softmax(2) @ keys
+        columns.append(cosine_similarity(queries, attended, dim=2).mean(1))
     return torch.stack(columns, 1)

@@ -177,7 +177,7 @@ def backward_times(problem: Problem, precision: str, repeats: int) -> dict[str, 
 
 def coding_times(problem: Problem, repeats: int) -> list[dict[str, Any]]:
     """Every coding with LSE (cross-attention with its mean) and every pooling of hard assignment, in float32."""
-    cases = [(coding, "mean" if coding == "t2i" else "lse") for coding in CODINGS]
+    cases = [(coding, "mean" if coding in ("t2i", "i2t") else "lse") for coding in CODINGS]
     cases += [("vha", pooling) for pooling in POOLINGS[1:]]
     images, captions = padded(problem.images), padded(problem.captions)
     rows = []

@@ -171,7 +171,15 @@ def _aggregation(config: ModelConfig) -> Aggregation | None:
 
 def _scorer(config: ModelConfig) -> Scorer:
     pooling = "mean" if _has_one_vector(config) else config.pooling.value  # nothing is left to pool
-    return Scorer.from_names(config.coding.value, pooling, config.alpha, config.beta)
+    return Scorer.from_names(
+        config.coding.value,
+        pooling,
+        config.alpha,
+        config.beta,
+        similarity_norm=config.similarity_norm.value,
+        lambda_softmax=config.lambda_softmax,
+        lambda_lse=config.lambda_lse,
+    )
 
 
 def _criterion(config: LossConfig) -> Callable[[int], Criterion]:

@@ -20,8 +20,12 @@ from data_tools.configs import check_yaml, find_base, find_config
 from data_tools.errors import InputError, UsageError, reading
 from data_tools.files import read_text, replace_file
 
-CodingName = StrEnum("CodingName", ["vha", "tha", "vsa", "t2i", "global"])
-PoolingName = StrEnum("PoolingName", ["max", "mean", "sum", "softmax", "lse", "gpo"])
+CodingName = StrEnum("CodingName", ["vha", "tha", "vsa", "t2i", "i2t", "global"])
+PoolingName = StrEnum("PoolingName", ["max", "mean", "sum", "softmax", "lse", "scan_lse", "gpo"])
+SimilarityNormName = StrEnum(
+    "SimilarityNormName",
+    ["clipped_l2norm", "l2norm", "clipped_l1norm", "l1norm", "clipped", "softmax", "no_norm"],
+)
 GLOBAL_POOLINGS = (PoolingName.gpo, PoolingName.mean, PoolingName.max)
 ImageEncoderName = StrEnum("ImageEncoderName", ["basic", "selfattention", "transformer", "mlp"])
 TextEncoderName = StrEnum("TextEncoderName", ["bigru", "bert"])
@@ -89,17 +93,25 @@ class ModelConfig:
         CodingName.vha,
         "`vha`: each word takes its most similar region; `tha`: each region its most similar word; "
         "`vsa`: each region attends to words; "
-        "`t2i`: SCAN's cross-attention, each word attends to regions (pooled by `mean` in SCAN); "
+        "`t2i`, `i2t`: SCAN's cross-attention, each word attends to regions, or each region to words; "
         "`global`: no coding, but one vector per image and per caption, whose product is the score",
     )
-    alpha: float = key(0.1, "temperature of `vsa`'s attention (`t2i` has SCAN's 1/9)", above(0))
+    alpha: float = key(0.1, "temperature of `vsa`'s attention", above(0))
+    similarity_norm: SimilarityNormName = key(
+        SimilarityNormName.clipped_l2norm,
+        "how `t2i` (`i2t`) normalises a region's similarities over words (a word's over regions): "
+        "`clipped_l2norm`, `l2norm`, `clipped_l1norm`, `l1norm`, `clipped`, `softmax` or `no_norm`; "
+        "clipped: after a leaky ReLU",
+    )
+    lambda_softmax: float = key(9.0, "inverse temperature of the attention of `t2i` and `i2t`", above(0))
     pooling: PoolingName = key(
         PoolingName.lse,
-        "`max`, `mean`, `sum`, `softmax` or `lse` (log-sum-exp): "
-        "of a caption's word values (`tha`, `vsa`: an image's region values) to one score; with `global`: "
+        "`max`, `mean`, `sum`, `softmax`, `lse` (log-sum-exp) or `scan_lse` (SCAN's, divided by `lambda_lse`): "
+        "of a caption's word values (`tha`, `vsa`, `i2t`: an image's region values) to one score; with `global`: "
         "`gpo` (VSE-infinity's generalised pooling operator), `mean` or `max` of the regions, and of the words",
     )
     beta: float = key(0.1, "temperature of the poolings `softmax` and `lse`", above(0))
+    lambda_lse: float = key(6.0, "inverse temperature of the pooling `scan_lse`", above(0))
     image: ImageConfig = ImageConfig()
     text: TextConfig = TextConfig()
 

@@ -10,8 +10,8 @@ hits                    best first, see below
 
 A hit has `id`, `score`, `width` and `height` in pixels or null, `thumbnail` (an address, or null), `regions`
 ([x1, y1, x2, y2] in pixels, or null), `labels` (attribute and class of each region, or null), `region` (the one
-that is like the one looked for, or null), and `words`: `word`, `value` (cosine), `region`, `box`, `drop` (by how
-much the score falls without the word).
+that is like the one looked for, or null), and `words`: `word`, `value` (cosine, or attention), `region`, `box`,
+`drop` (by how much the score falls without the word).
 """
 
 from collections.abc import Callable

@@ -19,7 +19,6 @@ from chan.retrieval.search import IndexSearch
 from chan.retrieval.words import SPECIAL, Word, WordMatch
 from chan.runs.folder import load_best_model
 from chan.runs.hub import fetched_run
-from chan.scoring.hard_assignment import best_keys
 from chan.text.tokenizers import CaptionTokenizer, tokenize_captions
 from data_tools.devices import resolve_device
 from data_tools.errors import InputError
@@ -170,8 +169,8 @@ class Retriever:
         if self.model.has_one_vector:
             return []
         rows = image.rows.to(caption.rows.device, torch.float32)
-        values, winners = best_keys(caption.rows.float(), image.with_rows(rows))
-        value, winner = values[:, 0].tolist(), winners[:, 0].tolist()
+        choices = self.model.scorer.coding.choices
+        value, winner = (side.tolist() for side in choices(image.with_rows(rows), caption))
         matches = []
         for word in words:
             token = max(word.tokens, key=value.__getitem__)

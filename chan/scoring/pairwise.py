@@ -62,13 +62,18 @@ class Scorer:
         alpha: float = 0.1,
         beta: float = 0.1,
         precision: str = "fp32",
+        *,
+        similarity_norm: str = "clipped_l2norm",
+        lambda_softmax: float = 9.0,
+        lambda_lse: float = 6.0,
     ) -> "Scorer":
         """A scorer by the names of its parts; see `pairwise_scores`.
 
         Raises:
             ValueError: a name is unknown.
         """
-        return cls(make_coding(coding, alpha), make_pooling(pooling, beta), product_type(precision))
+        made = make_coding(coding, alpha, similarity_norm, lambda_softmax)
+        return cls(made, make_pooling(pooling, beta, lambda_lse), product_type(precision))
 
     def with_precision(self, precision: str) -> "Scorer":
         """The same scorer with products in `precision`: fp32, bf16 or fp16."""
@@ -196,6 +201,9 @@ def pairwise_scores(
     pooling: str = "lse",
     alpha: float = 0.1,
     beta: float = 0.1,
+    similarity_norm: str = "clipped_l2norm",
+    lambda_softmax: float = 9.0,
+    lambda_lse: float = 6.0,
     precision: str = "fp32",
 ) -> Tensor:
     """(B_i, B_t) scores of all images against all captions, differentiable by regions and words.
@@ -212,17 +220,30 @@ def pairwise_scores(
         region_offsets: (B_i + 1,) int64, rising from 0 to M: every image has a region.
         words: (T, D) of unit length, likewise.
         word_offsets: (B_t + 1,) int64.
-        coding: vha, tha, vsa or t2i, see `chan.scoring.codings`.
-        pooling: max, mean, sum, softmax or lse, over words (vha, t2i) or regions (tha, vsa).
+        coding: vha, tha, vsa, t2i or i2t, or global for rows of whole images and captions: see
+            `chan.scoring.codings`.
+        pooling: max, mean, sum, softmax, lse or scan_lse, over words (vha, t2i) or regions (tha, vsa, i2t).
         alpha: temperature of vsa's attention.
         beta: temperature of the softmax and lse poolings.
+        similarity_norm: of t2i and i2t, see `chan.scoring.soft_assignment`.
+        lambda_softmax: inverse temperature of the attention of t2i and i2t.
+        lambda_lse: sharpness of the pooling scan_lse.
         precision: of the products of regions and words: fp32 (rows in float64 stay so), bf16 or fp16. All else
             is computed, and returned, in the rows' type, half precision raised to float32.
 
     Raises:
         ValueError: an unknown name, offsets that do not fit the rows, or rows of different widths.
     """
-    scorer = Scorer.from_names(coding, pooling, alpha, beta, precision)
+    scorer = Scorer.from_names(
+        coding,
+        pooling,
+        alpha,
+        beta,
+        precision,
+        similarity_norm=similarity_norm,
+        lambda_softmax=lambda_softmax,
+        lambda_lse=lambda_lse,
+    )
     if regions.shape[1:] != words.shape[1:]:
         raise ValueError(
             f"regions {tuple(regions.shape)} and words {tuple(words.shape)} differ in width: "

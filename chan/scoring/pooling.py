@@ -40,8 +40,18 @@ def log_sum_exp(values: Tensor, beta: float) -> Tensor:
     return torch.logsumexp(values / beta, 1)
 
 
-def make_pooling(name: str, beta: float) -> Pooling:
-    """The pooling called `name` (max, mean, sum, softmax or lse) at temperature `beta`.
+def smooth_maximum(values: Tensor, sharpness: float) -> Tensor:
+    """log sum exp(sharpness * value) / sharpness: SCAN's LogSumExp."""
+    return torch.logsumexp(sharpness * values, 1) / sharpness
+
+
+def make_pooling(name: str, beta: float, lambda_lse: float = 6.0) -> Pooling:
+    """The pooling called `name`.
+
+    Args:
+        name: max, mean, sum, softmax, lse or scan_lse.
+        beta: temperature of softmax and lse.
+        lambda_lse: sharpness of scan_lse.
 
     Raises:
         ValueError: the name is unknown.
@@ -52,6 +62,7 @@ def make_pooling(name: str, beta: float) -> Pooling:
         "sum": total,
         "softmax": partial(softmax_weighted, beta=beta),
         "lse": partial(log_sum_exp, beta=beta),
+        "scan_lse": partial(smooth_maximum, sharpness=lambda_lse),
     }
     if name not in poolings:
         raise ValueError(f"pooling {name!r}: expected one of {', '.join(poolings)}")

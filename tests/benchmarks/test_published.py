@@ -19,10 +19,10 @@ def embeddings(lengths: list[int], seed: int) -> Packed:
 
 @pytest.mark.parametrize(
     ("coding", "pooling"),
-    [*itertools.product(CODINGS[:3], ["max", "mean", "sum", "softmax", "lse"]), ("t2i", "mean")],
+    [*itertools.product(CODINGS[:3], ["max", "mean", "sum", "softmax", "lse"]), ("t2i", "mean"), ("i2t", "mean")],
 )
 def test_published_formulas(coding: str, pooling: str) -> None:
-    images = embeddings([4, 4, 4] if coding == "t2i" else [3, 5, 1], 0)
+    images = embeddings([4, 4, 4] if coding in ("t2i", "i2t") else [3, 5, 1], 0)
     captions = embeddings([2, 6, 1, 6], 1)
     expected = pairwise_scores(
         images.rows, images.offsets, captions.rows, captions.offsets, coding=coding, pooling=pooling

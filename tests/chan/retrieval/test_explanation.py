@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from chan.build import build_model
-from chan.config import ModelConfig
+from chan.config import CodingName, ModelConfig, PoolingName
 from chan.data.splits import FeatureSplit, open_split
 from chan.evaluation.evaluate import encode
 from chan.packing import pack
@@ -62,6 +62,26 @@ def test_rows_name_the_best_images_and_the_picked_boxes(dataset: Path, retriever
             assert [match.region for match in row.answers[0].matches] == picked
             boxes = np.array([match.box for match in row.answers[0].matches])
             np.testing.assert_array_equal(boxes, opened.boxes(best[0])[picked])
+
+
+@pytest.mark.parametrize("coding", ["t2i", "i2t"])
+def test_scan_shows_its_attention(coding: str, dataset: Path, retriever: Retriever) -> None:
+    """The region that a word attends to most (t2i), or that attends most to the word (i2t)."""
+    config = ModelConfig(dim=16, coding=CodingName[coding], pooling=PoolingName.scan_lse, lambda_softmax=4.0)
+    model = build_model(config, 24, retriever.tokenizer, pretrained=False).eval()
+    opened = open_split(dataset, "test", None)
+    explainer = explainer_of(Retriever(model, retriever.tokenizer, 24, CPU), opened, dataset)
+    row = explainer.explain(opened.split.captions[7], images=1)
+    image = opened.split.image_ids.index(row.answers[0].file.stem)
+    words = explainer.retriever.encode_captions([opened.split.captions[7]]).rows.numpy()
+    table = explainer.regions.slice(image, image + 1).rows.numpy() @ words.T
+    table = np.where(table > 0, table, 0.1 * table)
+    axis = 1 if coding == "t2i" else 0
+    shares = np.exp(4 * table / np.linalg.norm(table, axis=axis, keepdims=True))
+    shares /= shares.sum(1 - axis, keepdims=True)
+    matches = row.answers[0].matches
+    assert [match.region for match in matches] == shares.argmax(0)[row.content].tolist()
+    assert [match.value for match in matches] == pytest.approx(shares.max(0)[row.content].tolist(), abs=1e-5)
 
 
 def test_a_sentence_of_ones_own_has_no_right_image(dataset: Path, retriever: Retriever) -> None:

@@ -249,13 +249,38 @@ def test_the_rate_follows_a_cosine_step_by_step(dataset: Path, tiny_config: Path
     assert sorted(rates) == [10, 15, 25, 30]
 
 
+VSE = ["model.coding=global", "model.pooling=gpo", "model.image.encoder=mlp"]
+
+
 @pytest.mark.parametrize(
-    "changes", [["model.coding=tha"], ["model.coding=vsa"], ["model.coding=t2i", "model.pooling=mean"]]
+    "changes",
+    [
+        ["model.coding=tha"],
+        ["model.coding=vsa"],
+        ["model.coding=t2i", "model.pooling=mean"],
+        ["model.coding=i2t", "model.pooling=scan_lse"],
+        ["model.coding=global", "model.pooling=max"],
+        VSE,
+    ],
 )
 def test_other_codings_train(changes: list[str], dataset: Path, tiny_config: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", dataset, load_config(str(tiny_config), changes))
     losses = [line["loss"] for line in lines(tmp_path / "run", "train")]
     assert losses[-1] < losses[0]
+
+
+def test_a_run_with_batch_normalisation_resumes_to_the_same_bits(
+    dataset: Path, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(str(tiny_config), VSE)
+    train(tmp_path / "whole", dataset, config)
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "clip_grad_norm_", killed_at_call(5, clip_grad_norm_))
+        with pytest.raises(KilledError):
+            train(tmp_path / "run", dataset, config)
+    train(tmp_path / "run", dataset, runs.load_run_config(tmp_path / "run"), resume=True)
+    assert_same_weights(tmp_path / "run", tmp_path / "whole", "last.safetensors")
+    assert load_file(tmp_path / "run" / "last.safetensors")["image_encoder.mlp.1.num_batches_tracked"] == 9
 
 
 def test_a_validation_prints_what_it_records(

@@ -15,12 +15,13 @@ from torch import Tensor
 from chan.packing import Packed, pack
 from chan.scoring import hard_assignment
 from chan.scoring import pairwise as scoring
-from chan.scoring.codings import CODINGS
+from chan.scoring.codings import CODINGS, make_coding
 from chan.scoring.hard_assignment import best_keys
 from chan.scoring.pairwise import Scorer, pairwise_scores
+from chan.scoring.soft_assignment import NORMS
 
-POOLINGS = ["max", "mean", "sum", "softmax", "lse"]
-ALPHA, BETA = 0.3, 0.2
+POOLINGS = ["max", "mean", "sum", "softmax", "lse", "scan_lse"]
+ALPHA, BETA, LAMBDA_SOFTMAX, LAMBDA_LSE = 0.3, 0.2, 4.0, 5.0
 LENGTHS = {  # regions of each image, words of each caption
     "ragged": ([3, 1, 5, 3], [2, 7, 1, 4, 2]),
     "even": ([4, 4, 4], [3, 3, 3]),
@@ -46,8 +47,8 @@ def _number(value: Tensor) -> float:
     return value.detach().item()
 
 
-def coded(image: Tensor, caption: Tensor, coding: str) -> list[Tensor]:
-    """The values of one pair, before pooling: one for each word (vha, t2i) or region (tha, vsa)."""
+def coded(image: Tensor, caption: Tensor, coding: str, norm: str = "clipped_l2norm") -> list[Tensor]:
+    """The values of one pair, before pooling: one for each word (vha, t2i) or region (tha, vsa, i2t)."""
     values = []
     if coding == "vha":
         for word in caption:
@@ -60,15 +61,33 @@ def coded(image: Tensor, caption: Tensor, coding: str) -> list[Tensor]:
             weights = [torch.exp((region @ word) / ALPHA) for word in caption]
             attended = sum(w * word for w, word in zip(weights, caption, strict=True)) / sum(weights)
             values.append((region @ attended) / torch.sqrt(attended @ attended))
+    elif coding == "t2i":
+        values = by_attention(list(caption), list(image), norm)
     else:
-        table = [[region @ word for word in caption] for region in image]
+        values = by_attention(list(image), list(caption), norm)
+    return values
+
+
+def by_attention(queries: list[Tensor], keys: list[Tensor], norm: str) -> list[Tensor]:
+    """SCAN (Lee et al. 2018, equations 4 to 6, 10 to 12): each query's cosine with the keys that it attends to."""
+    table = [[key @ query for query in queries] for key in keys]
+    if norm.startswith("clipped"):
         table = [[s if s > 0 else 0.1 * s for s in row] for row in table]
-        norms = [torch.sqrt(sum(s * s for s in row)) for row in table]
-        table = [[s / norm for s in row] for row, norm in zip(table, norms, strict=True)]
-        for place, word in enumerate(caption):
-            weights = [torch.exp(9 * row[place]) for row in table]
-            attended = sum(w * region for w, region in zip(weights, image, strict=True)) / sum(weights)
-            values.append((word @ attended) / torch.sqrt((attended @ attended) * (word @ word)))
+    for row in table:
+        if norm.endswith("l2norm"):
+            sizes = [torch.stack([s * s for s in row]).sum().sqrt()] * len(row)
+        elif norm.endswith("l1norm"):
+            sizes = [torch.stack(row).abs().sum() + 1e-8] * len(row)
+        elif norm == "softmax":
+            sizes = [torch.stack(row).exp().sum() * s / torch.exp(s) for s in row]
+        else:
+            sizes = [torch.ones(())] * len(row)
+        row[:] = [s / size for s, size in zip(row, sizes, strict=True)]
+    values = []
+    for place, query in enumerate(queries):
+        weights = [torch.exp(LAMBDA_SOFTMAX * row[place]) for row in table]
+        mixed = sum(w * key for w, key in zip(weights, keys, strict=True)) / sum(weights)
+        values.append((query @ mixed) / torch.sqrt((mixed @ mixed) * (query @ query)))
     return values
 
 
@@ -77,17 +96,27 @@ def pooled(values: list[Tensor], pooling: str) -> Tensor:
         return max(values, key=_number)
     if pooling in ("mean", "sum"):
         return torch.stack(values).sum() / (len(values) if pooling == "mean" else 1)
+    if pooling == "scan_lse":
+        return torch.log(torch.stack([torch.exp(LAMBDA_LSE * value) for value in values]).sum()) / LAMBDA_LSE
     weights = [torch.exp(value / BETA) for value in values]
     if pooling == "lse":
         return torch.log(torch.stack(weights).sum())
     return torch.stack([w * v for w, v in zip(weights, values, strict=True)]).sum() / torch.stack(weights).sum()
 
 
-def by_hand(images: list[np.ndarray], captions: list[np.ndarray], upstream: np.ndarray, how: tuple[str, str]):
+def by_hand(
+    images: list[np.ndarray],
+    captions: list[np.ndarray],
+    upstream: np.ndarray,
+    how: tuple[str, str],
+    norm: str = "clipped_l2norm",
+):
     """Scores, and the gradients of sum(upstream * scores) by regions and words."""
     regions = [torch.from_numpy(image).requires_grad_() for image in images]
     words = [torch.from_numpy(caption).requires_grad_() for caption in captions]
-    scores = torch.stack([torch.stack([pooled(coded(i, c, how[0]), how[1]) for c in words]) for i in regions])
+    scores = torch.stack(
+        [torch.stack([pooled(coded(i, c, how[0], norm), how[1]) for c in words]) for i in regions]
+    )
     scores.backward(torch.from_numpy(upstream))
     return scores.detach(), *(
         torch.cat([one.grad for one in side if one.grad is not None]) for side in (regions, words)
@@ -108,14 +137,24 @@ def test_scores_and_gradients_of_10_to_100_regions(monkeypatch: pytest.MonkeyPat
     check_scores_and_gradients("t2i", "lse", ([10, 100, 37], [1, 12, 5]), monkeypatch)
 
 
+@pytest.mark.parametrize(("coding", "norm"), list(itertools.product(["t2i", "i2t"], NORMS)))
+def test_every_normalisation_of_similarities(coding: str, norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_scores_and_gradients(coding, "scan_lse", LENGTHS["ragged"], monkeypatch, norm)
+
+
 def check_scores_and_gradients(
-    coding: str, pooling: str, case: tuple[list[int], list[int]], monkeypatch: pytest.MonkeyPatch
+    coding: str,
+    pooling: str,
+    case: tuple[list[int], list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+    norm: str = "clipped_l2norm",
 ) -> None:
     images, captions = (sequences(lengths, seed) for seed, lengths in enumerate(case))
     upstream = np.random.default_rng(2).standard_normal((len(images), len(captions)))
     upstream[upstream < -0.8] = 0  # a hinge gives many exact zeros, which the backward pass skips
-    expected, by_region, by_word = by_hand(images, captions, upstream, (coding, pooling))
-    options = {"coding": coding, "pooling": pooling, "alpha": ALPHA, "beta": BETA}
+    expected, by_region, by_word = by_hand(images, captions, upstream, (coding, pooling), norm)
+    options: dict[str, Any] = {"coding": coding, "pooling": pooling, "alpha": ALPHA, "beta": BETA}
+    options |= {"similarity_norm": norm, "lambda_softmax": LAMBDA_SOFTMAX, "lambda_lse": LAMBDA_LSE}
     for tile in (1, 30, 1 << 20):
         monkeypatch.setattr(hard_assignment, "PANEL_SIMILARITIES", tile)
         monkeypatch.setattr(hard_assignment, "PANEL_QUERIES", max(1, tile // 10))
@@ -238,11 +277,29 @@ def test_hard_assignment_keeps_only_winners(coding: str) -> None:
     assert max(sizes) == max(values, 30 * 8 * 6)
 
 
-@pytest.mark.parametrize("coding", ["vsa", "t2i"])
+@pytest.mark.parametrize("coding", ["vsa", "t2i", "i2t"])
 def test_soft_codings_keep_nothing_but_their_inputs(coding: str) -> None:
     images, captions = packed(sequences([30] * 8, 0)), packed(sequences([20] * 9, 1))
     sizes = saved_sizes(images, captions, coding)
     assert sum(sizes) <= 2 * (30 * 8 + 20 * 9) * 6
+
+
+@pytest.mark.parametrize(("coding", "norm"), [("t2i", "clipped_l2norm"), ("i2t", "softmax"), ("i2t", "no_norm")])
+def test_the_attention_that_is_shown_is_that_of_the_score(coding: str, norm: str) -> None:
+    """By hand: the weights of `by_attention`, of words over regions (t2i) or of regions over words (i2t)."""
+    image, caption = packed(sequences([4], 0)), packed(sequences([6], 1))
+    made = make_coding(coding, ALPHA, norm, LAMBDA_SOFTMAX)
+    value, region = made.choices(image.with_rows(image.rows.detach()), caption.with_rows(caption.rows.detach()))
+    table = image.rows.detach().numpy() @ caption.rows.detach().numpy().T
+    if norm == "clipped_l2norm":
+        table = np.where(table > 0, table, 0.1 * table)
+        table /= np.linalg.norm(table, axis=1, keepdims=True)
+    elif norm == "softmax":
+        table = np.exp(table) / np.exp(table).sum(0)
+    shares = np.exp(LAMBDA_SOFTMAX * table)
+    shares /= shares.sum(0 if coding == "t2i" else 1, keepdims=True)
+    np.testing.assert_allclose(value, shares.max(0), rtol=1e-10)
+    np.testing.assert_array_equal(region, shares.argmax(0))
 
 
 def test_the_settings_of_a_model_are_the_functions() -> None:
@@ -258,6 +315,7 @@ def test_the_settings_of_a_model_are_the_functions() -> None:
         ({"coding": "xyz"}, "coding 'xyz': expected one of vha, tha"),
         ({"pooling": "median"}, "pooling 'median'"),
         ({"precision": "int8"}, "precision 'int8'"),
+        ({"similarity_norm": "l3norm"}, "similarity_norm 'l3norm': expected one of clipped_l2norm"),
         ({"region_offsets": torch.tensor([0, 2, 2])}, "region_offsets must rise from 0 to 2, by at least 1"),
         ({"word_offsets": torch.tensor([0, 4])}, "word_offsets must rise from 0 to 3"),
         ({"words": torch.ones(3, 5)}, r"words \(3, 5\) differ in width"),
