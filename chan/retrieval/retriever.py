@@ -77,15 +77,18 @@ class Retriever:
         return cls(model, tokenizer, dim, where, folder)
 
     @torch.inference_mode()
-    def encode_images(self, features: RegionFeatures | Sequence[np.ndarray]) -> Packed:
+    def encode_images(self, features: RegionFeatures | Sequence[np.ndarray] | np.ndarray) -> Packed:
         """The region embeddings (R, D) of images, on the device.
 
         Args:
-            features: an opened features file, all of whose images are encoded, or one array (K, F) per image.
+            features: an opened features file, all of whose images are encoded, one array (K, F) per image, or the
+                array of a single image.
 
         Raises:
             InputError: the features have another dimension than the model's, or an image has no region.
         """
+        if isinstance(features, np.ndarray):
+            features = [features]
         if isinstance(features, Sequence):
             arrays = [np.asarray(array) for array in features]
             for number, array in enumerate(arrays):

@@ -43,6 +43,7 @@ def test_an_index_holds_the_embeddings_boxes_sizes_and_files_of_a_store(made, da
     for position in range(10):
         row = store.rows([IDS[position]])[0]
         expected = retriever.encode_images([store.read(row)]).rows.numpy()
+        assert np.array_equal(retriever.encode_images(store.read(row)).rows.numpy(), expected)  # without the list
         np.testing.assert_allclose(index.regions([position]).rows.float().numpy(), expected, atol=1e-3)
         np.testing.assert_array_equal(index.column(position, "boxes"), store.boxes(row))
         assert index.size(position) == (80, 120)
