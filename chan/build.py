@@ -86,7 +86,13 @@ def build_model(
         assert isinstance(tokenizer, VocabularyTokenizer)
         words, path = tokenizer.vocabulary.words, text.word_vectors
         text_encoder = BiGRUEncoder(
-            len(words), text.word_dim, dim, text.normalise, _aggregation(config), text.initial_range
+            len(words),
+            text.word_dim,
+            dim,
+            text.normalise,
+            _aggregation(config),
+            initial_range=text.initial_range,
+            layers=text.layers,
         )
         if pretrained and path is not None:
             found = initialise_word_vectors(text_encoder.embed, words, Path(path))

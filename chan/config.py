@@ -61,6 +61,7 @@ class TextConfig:
         TextEncoderName.bigru, "`bigru` (word vectors and a bidirectional GRU) or `bert`"
     )
     word_dim: int = key(300, "dimension of the word vectors (bigru)", above(0))
+    layers: int = key(1, "layers of the GRU (bigru)", between(1, 8))
     initial_range: float | None = key(
         None,
         "word vectors that no file initialises are uniform between -this and this (bigru; VSE-infinity, SCAN: 0.1)"

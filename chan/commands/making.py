@@ -1,5 +1,6 @@
 """Commands that make runs, and publish them: `chan train`, `import` and `push`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,11 +79,17 @@ def train(
 
 @command(
     app,
-    "chan import model_best.pth --vocab data/vocab/f30k_precomp_vocab.json --out runs/published",
+    "chan import hf://cccjc/vse-infty/f30k_butd_region_bert --out runs/vse_infty",
     name="import",
 )
 def import_checkpoint(
-    checkpoint: Annotated[Path, argument("CHECKPOINT", "Checkpoint (.pth) of the public CHAN code.")],
+    checkpoint: Annotated[
+        str,
+        argument(
+            "CHECKPOINT",
+            "Checkpoint of CHAN, VSE-infinity or SCAN: a file, a URL or hf://OWNER/NAME[@REVISION]/FILE.",
+        ),
+    ],
     *,
     vocab: Annotated[
         Path | None,
@@ -92,21 +99,22 @@ def import_checkpoint(
         str | None,
         option(
             INPUT,
-            "Name at Hugging Face, or folder, of the pretrained BERT; required for a BERT.",
+            "Name at Hugging Face, or folder, of the pretrained BERT; required for a BERT of CHAN.",
             metavar="NAME|DIR",
+            show_default="bert-base-uncased for VSE-infinity",
         ),
     ] = None,
     out: Annotated[Path, option(OUTPUT, "Run folder to write.", metavar="RUN")],
     as_json: Json = False,
 ) -> None:
-    """Turn a checkpoint of the public CHAN code into a run folder."""
+    """Turn a checkpoint of the public code of CHAN, VSE-infinity or SCAN into a run folder."""
     from chan.runs import importing
 
     imported = importing.import_checkpoint(checkpoint, vocab, bert, out)
     if as_json:
-        print_json({"run": str(out), "epoch": imported.epoch, "best_rsum": imported.best_rsum})
+        print_json({"run": str(out), **asdict(imported)})
     else:
-        print(f"checkpoint of epoch {imported.epoch}, best rsum {imported.best_rsum:.1f}: {out}")
+        print(f"{imported.code}, checkpoint of epoch {imported.epoch}, best rsum {imported.best_rsum:.1f}: {out}")
 
 
 @command(app, "chan push runs/chan OWNER/NAME")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class BiGRUEncoder(nn.Module):
-    """Word vectors and a one-layer bidirectional GRU, whose two outputs per word are averaged and normalised.
+    """Word vectors and a bidirectional GRU, whose two outputs per word are averaged and normalised.
 
     Args:
         words: size of the vocabulary.
@@ -28,6 +28,7 @@ class BiGRUEncoder(nn.Module):
         normalise: whether embeddings are scaled to unit length.
         aggregation: makes one embedding of those of a caption's words; None keeps them.
         initial_range: word vectors start uniform between -this and this; None: Xavier uniform.
+        layers: of the GRU.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class BiGRUEncoder(nn.Module):
         normalise: bool = True,
         aggregation: Aggregation | None = None,
         initial_range: float | None = None,
+        layers: int = 1,
     ) -> None:
         super().__init__()
         self.normalise = normalise
@@ -46,7 +48,7 @@ class BiGRUEncoder(nn.Module):
             nn.init.xavier_uniform_(self.embed.weight)
         else:
             nn.init.uniform_(self.embed.weight, -initial_range, initial_range)
-        self.rnn = nn.GRU(word_dim, dim, bidirectional=True)
+        self.rnn = nn.GRU(word_dim, dim, layers, bidirectional=True)
         self.aggregation = aggregation
 
     def forward(self, captions: Packed) -> Packed:

@@ -14,9 +14,11 @@ from data_tools.errors import InputError, UsageError, one_line
 
 PREFIX = "hf://"
 _SPEC = re.compile(r"hf:/{1,2}([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
+_FILE_SPEC = re.compile(r"hf:/{1,2}([\w.-]+/[\w.-]+?)(?:@([\w.-]+))?/([\w.-]+(?:/[\w.-]+)*)")
 _CACHED = re.compile(r"(?:models|datasets)--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})")
 RUN_FILES = ("config.yaml", "features.json", "vocab.json", "bert/*", "best.safetensors")
 STORE_FILES = ("*.h5", "*_ims.npy", "*_ids.txt", "*_caps.txt")
+CHECKPOINT_NAMES = ("model_best.pth", "model_best.pth.tar")  # of the public codes, in the order of search
 LEFT_OUT = ("state.pt", "last.safetensors", "events.out.*", ".*", "*.tmp")  # of a run: what only resuming needs
 
 
@@ -43,6 +45,21 @@ def fetched_features(features: Path | None) -> Path | None:
     return stores[0] if len(stores) == 1 else folder
 
 
+def fetched_checkpoint(spec: str) -> Path:
+    """The file behind `hf://OWNER/NAME[@REVISION]/FILE`, or behind the folder of a `model_best.pth`.
+
+    Raises:
+        InputError: the name is malformed, there is no such file, or it cannot be fetched and is not in the cache.
+    """
+    found = _FILE_SPEC.fullmatch(spec)
+    if found is None or ".." in found[3].split("/"):
+        raise InputError(f"{spec}: expected {PREFIX}OWNER/NAME/FILE or {PREFIX}OWNER/NAME@REVISION/FILE")
+    within = found[3]
+    files = [within, *(f"{within}/{name}" for name in CHECKPOINT_NAMES)]
+    folder = _snapshot(found[1], found[2], "model", files)
+    return next(path for name in files if (path := folder / name).is_file())
+
+
 def pinned(path: Path) -> str | None:
     """`hf://OWNER/NAME@COMMIT` of what lies in a snapshot of the hub's cache; None for other paths."""
     found = _CACHED.search(path.as_posix())
@@ -53,6 +70,11 @@ def _fetched(spec: str, kind: str, files: Sequence[str]) -> Path:
     found = _SPEC.fullmatch(spec)
     if found is None:
         raise InputError(f"{spec}: expected {PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME@REVISION")
+    return _snapshot(found[1], found[2], kind, files)
+
+
+def _snapshot(name: str, revision: str | None, kind: str, files: Sequence[str]) -> Path:
+    """The folder of a repository's snapshot with what it has of the named files, at least one."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -62,7 +84,6 @@ def _fetched(spec: str, kind: str, files: Sequence[str]) -> Path:
     )
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what is missing is said below
-    name, revision = found[1], found[2]
     try:
         folder = Path(snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=list(files)))
     except GatedRepoError:
@@ -76,7 +97,7 @@ def _fetched(spec: str, kind: str, files: Sequence[str]) -> Path:
     except Exception as error:  # the client raises those of several HTTP libraries
         reason = f"could not be fetched ({one_line(error, 120)})"
     else:
-        if not folder.is_dir() or not any(folder.iterdir()):
+        if not any(path for pattern in files for path in folder.glob(pattern)):
             raise InputError(f"{PREFIX}{name}: holds none of {', '.join(files)}")
         return folder
     raise InputError(f"{PREFIX}{name}: {reason}")

@@ -1,8 +1,8 @@
-"""Imports checkpoints of the public CHAN code (github.com/ppanzx/CHAN) as run folders.
+"""Imports checkpoints of the public codes of CHAN, VSE-infinity and SCAN as run folders.
 
-Such a file is a pickle of `epoch`, `model` (the state dicts of image encoder, text encoder, similarity and
-criterion), `best_rsum`, `opt` (an argparse.Namespace) and `Eiters`. It is read with torch's list of allowed types
-and `Namespace`: a file that holds anything else is refused, and no code in it is run.
+Such a file is a pickle of `epoch`, `model` (a list of state dicts), `best_rsum`, `opt` (an argparse.Namespace)
+and `Eiters`. It is read with torch's list of allowed types and `Namespace`: a file that holds anything else is
+refused, and no code in it is run.
 """
 
 import argparse
@@ -17,72 +17,78 @@ from chan.build import build_model
 from chan.config import Config, TextEncoderName, override
 from chan.keys import with_value
 from chan.runs import folder as runs
+from chan.runs.hub import fetched_checkpoint, is_hub, pinned
+from chan.runs.published import PublicCode, code_of, text_encoder_of, weights_of, with_mask_row
+from chan.text.bert import load_bert_config
 from chan.text.tokenizers import BertTokenizer, CaptionTokenizer, VocabularyTokenizer
 from chan.training.checkpoints import BEST, save_weights, shapes
 from data_tools.captions.vocabulary import Vocabulary
 from data_tools.errors import InputError, UsageError
+from data_tools.weights.downloads import download
 from data_tools.weights.pickles import read_pickle
 from data_tools.weights.tensor_names import tensor_differences
 
-CODINGS = {"VHACoding": "vha", "THACoding": "tha", "VSACoding": "vsa"}
-POOLINGS = {f"{name}Pooling": name.lower() for name in ("Max", "Mean", "Sum", "Softmax", "LSE")}
-LOSSES = {"ContrastiveLoss": "contrastive", "InfoNCELoss": "infonce"}
-OPTIONS = {  # names in `opt` whose values need no translation
-    "embed_size": "model.dim",
-    "alpha": "model.alpha",
-    "belta": "model.beta",
-    "img_dim": "model.image.dim",
-    "precomp_enc_type": "model.image.encoder",
-    "text_enc_type": "model.text.encoder",
-    "word_dim": "model.text.word_dim",
-    "margin": "loss.margin",
-    "temperature": "loss.temperature",
-    "vse_mean_warmup_epochs": "loss.warmup_epochs",
-    "num_epochs": "train.epochs",
-    "batch_size": "train.batch_size",
-    "learning_rate": "train.lr",
-    "lr_update": "train.lr_decay_epoch",
-    "grad_clip": "train.clip",
-    "seed": "train.seed",
-}
-UNUSED = ("text_encoder.fc.", "text_encoder.bert.pooler.")  # weights that no embedding depends on
-COUNTERS = ("text_encoder.bert.embeddings.position_ids",)  # 0, 1, 2, ..., stored by older versions of transformers
+EMBED = "text_encoder.embed.weight"
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What the checkpoint records about its training."""
+    """What the checkpoint records about its training, and the name of the code that wrote it."""
 
+    code: str
     epoch: int
     best_rsum: float
 
 
-def import_checkpoint(path: Path, vocab: Path | None, bert: str | None, folder: Path) -> Imported:
-    """Write a checkpoint as the run folder `folder`, which can be evaluated and explained, but not resumed.
+def import_checkpoint(source: str | Path, vocab: Path | None, bert: str | None, folder: Path) -> Imported:
+    """Write a checkpoint as the run folder `folder`, which can be evaluated, explained and searched, not resumed.
 
     Args:
-        path: the checkpoint.
-        vocab: the vocabulary that a BiGRU was trained with, as published; `<mask>` is appended.
-        bert: name or folder of the BERT that a BERT's training started from, for its tokenizer and architecture.
+        source: the checkpoint: a path, an http or https URL, or `hf://OWNER/NAME[@REVISION]/FILE` (or the folder
+            of the file).
+        vocab: the vocabulary that a BiGRU was trained with, as published.
+        bert: name or folder of the BERT that a BERT's training started from, for its tokenizer and architecture;
+            None takes the one that the public code names, where it names one.
         folder: the run folder to write.
 
     Raises:
-        InputError: the file is no such checkpoint, holds types that are not allowed, or its parts do not fit.
+        InputError: the file is no such checkpoint, cannot be fetched, holds types that are not allowed, asks for
+            what this program lacks, or its parts do not fit.
         UsageError: `vocab` or `bert` is missing or does not apply, or the folder holds a run.
     """
     runs.check_new_run(folder)
+    path = _found(source)
     checkpoint = read_checkpoint(path)
-    config = config_of(path, checkpoint["opt"])
+    states, options = checkpoint["model"], _given(checkpoint["opt"])
+    try:
+        code = code_of(states, options)
+        config = config_of(path, code, options, text_encoder_of(states, options))
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    weights = weights_of(states)
+    if config.model.text.encoder is TextEncoderName.bert:
+        bert = bert or code.bert
+        _check_bert(path, bert, weights)
     tokenizer = _tokenizer(path, config, vocab, bert)
     if bert is not None:
         config = with_value(config, "model.text.bert", bert)
+    if isinstance(tokenizer, VocabularyTokenizer) and not code.has_mask_word:
+        weights = with_mask_row(weights, tokenizer.unknown_id)
     assert config.model.image.dim is not None
     model = build_model(config.model, config.model.image.dim, tokenizer, pretrained=False)
-    weights = weights_of(checkpoint["model"])
     _check_weights(path, shapes(weights), shapes(model.state_dict()))
-    runs.start_run(folder, config, tokenizer, {})
+    origin = pinned(path)
+    runs.start_run(folder, config, tokenizer, {} if origin is None else {"run": origin})
     save_weights(weights, folder / BEST)
-    return Imported(int(checkpoint.get("epoch", 0)), float(checkpoint.get("best_rsum", 0.0)))
+    return Imported(code.name, int(checkpoint.get("epoch", 0)), float(checkpoint.get("best_rsum", 0.0)))
+
+
+def _found(source: str | Path) -> Path:
+    if is_hub(source):
+        return fetched_checkpoint(str(source))
+    if str(source).startswith(("http://", "https://")):
+        return download(str(source))
+    return Path(source)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -91,10 +97,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such checkpoint")
     loaded = read_pickle(path, [argparse.Namespace], "checkpoint")
     if not isinstance(loaded, dict) or not isinstance(loaded.get("opt"), argparse.Namespace):
-        raise InputError(f"{path}: expected a checkpoint of the public CHAN code, with model and opt in it")
+        raise InputError(f"{path}: expected a checkpoint of CHAN, VSE-infinity or SCAN, with model and opt in it")
     parts = loaded.get("model")
-    if not isinstance(parts, list) or len(parts) != 4 or not all(_is_state(part) for part in parts):
-        raise InputError(f"{path}: model: expected four state dicts, tensors by name")
+    if not isinstance(parts, list | tuple) or len(parts) not in (2, 4) or not all(map(_is_state, parts)):
+        raise InputError(f"{path}: model: expected two or four state dicts, tensors by name")
     for name, kind in (("epoch", int), ("best_rsum", int | float)):
         if not isinstance(loaded.get(name, 0), kind):
             raise InputError(f"{path}: {name}: expected a number, found {loaded[name]!r}")
@@ -107,64 +113,21 @@ def _is_state(part: Any) -> bool:
     )
 
 
-def config_of(path: Path, opt: argparse.Namespace) -> Config:
-    """The configuration that is equivalent to a checkpoint's `opt`.
+def _given(opt: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name, value in vars(opt).items() if value is not None}
+
+
+def config_of(path: Path, code: PublicCode, options: Mapping[str, Any], encoder: str) -> Config:
+    """The configuration that is equivalent to a checkpoint's options.
 
     Raises:
-        InputError: a value is unknown, or what it asks for cannot be reproduced.
+        InputError: a value is unknown.
+        ValueError: what one asks for cannot be reproduced.
     """
-    given: dict[str, Any] = {name: value for name, value in vars(opt).items() if value is not None}
-    if given.get("precomp_enc_type") == "transformer":
-        raise InputError(
-            f"{path}: its image encoder is `transformer`, which in the public code mixes the images of a batch; "
-            "its embeddings cannot be reproduced"
-        )
-    if given.get("num_layers", 1) != 1:
-        raise InputError(f"{path}: num_layers: expected a GRU of one layer, found {given['num_layers']}")
-    changes = [f"{ours}={given[theirs]}" for theirs, ours in OPTIONS.items() if theirs in given]
-    changes += _translated(path, given)
-    augmented = given.get("drop", False)
-    changes += [
-        f"model.image.normalise={not given.get('no_imgnorm', False)}",
-        f"model.text.normalise={not given.get('no_txtnorm', False)}",
-        "loss.mask_duplicates=false",
-        f"data.region_keep_prob={1 - given.get('obj_drop_rate', 0.2) if augmented else 1.0}",
-        f"data.token_change_prob={0.2 if augmented else 0.0}",
-    ]
-    if given.get("text_enc_type") == "bert":
-        changes += ["train.weight_decay=1e-4", "train.text_lr_factor=0.1"]
     try:
-        return override(Config(), changes)
+        return override(Config(), code.changes(options, encoder))
     except UsageError as error:
         raise InputError(f"{path}: opt: {error}") from None
-
-
-def _translated(path: Path, given: dict[str, Any]) -> list[str]:
-    """The `key=value` of the options whose values have other names here."""
-    changes = []
-    for theirs, ours, names in (
-        ("coding_type", "model.coding", CODINGS),
-        ("pooling_type", "model.pooling", POOLINGS),
-        ("criterion", "loss.name", LOSSES),
-    ):
-        value = given.get(theirs)
-        if value is None:
-            continue
-        if value not in names:
-            raise InputError(f"{path}: {theirs}: {value!r}: expected one of {', '.join(names)}")
-        changes.append(f"{ours}={names[value]}")
-    return changes
-
-
-def weights_of(parts: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The weights by their names here, without those that no embedding depends on."""
-    found = {}
-    for prefix, part in zip(("image_encoder.", "text_encoder.", "scoring.", "loss."), parts, strict=True):
-        for name, value in part.items():
-            full = prefix + name.removeprefix("module.")
-            if full not in COUNTERS and not full.startswith(UNUSED):
-                found[full] = value.float().contiguous()
-    return found
 
 
 def _tokenizer(path: Path, config: Config, vocab: Path | None, bert: str | None) -> CaptionTokenizer:
@@ -177,12 +140,25 @@ def _tokenizer(path: Path, config: Config, vocab: Path | None, bert: str | None)
     return VocabularyTokenizer(Vocabulary.load(vocab))
 
 
+def _check_bert(path: Path, bert: str | None, weights: Mapping[str, Tensor]) -> None:
+    """`InputError` where the checkpoint's BERT has another size than the one it is said to have started from."""
+    words = weights.get("text_encoder.bert.embeddings.word_embeddings.weight")
+    if bert is None or words is None or words.dim() != 2:
+        return
+    layers = {name.split(".")[4] for name in weights if name.startswith("text_encoder.bert.encoder.layer.")}
+    config = load_bert_config(bert)
+    found = {"tokens": words.shape[0], "hidden size": words.shape[1], "layers": len(layers)}
+    expected = (config.vocab_size, config.hidden_size, config.num_hidden_layers)
+    for (what, number), other in zip(found.items(), expected, strict=True):
+        if number != other:
+            raise InputError(f"{path}: {what} of its BERT: {number}; --bert {bert} has {other}")
+
+
 def _check_weights(path: Path, found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:
     """`InputError` where the weights are not those of the model that the checkpoint's options describe."""
     differences = tensor_differences(found, expected)
     if not differences:
         return
-    embed = "text_encoder.embed.weight"
-    wrong_vocab = embed in found and embed in expected and found[embed] != expected[embed]
+    wrong_vocab = EMBED in found and EMBED in expected and found[EMBED] != expected[EMBED]
     hint = "; is --vocab the vocabulary that it was trained with?" if wrong_vocab else ""
     raise InputError(f"{path}: its weights do not fit the model of its options: {differences}{hint}")

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 from data_tools.errors import InputError, UsageError
+from data_tools.weights.downloads import download
 from extract.choices import DEFAULT_WEIGHTS, OTHER_WEIGHTS, RANDOM_WEIGHTS
-from extract.weights.downloads import download
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")  # OWNER/NAME on the Hugging Face hub
 WEIGHT_ENDINGS = (".pth", ".pt", ".pkl", ".bin", ".safetensors", ".ckpt", ".h5", ".caffemodel")

@@ -35,6 +35,7 @@ PAPER: dict[str, Any] = {
     "model.image.normalise": True,
     "model.text.encoder": "bigru",
     "model.text.word_dim": 300,
+    "model.text.layers": 1,
     "model.text.initial_range": None,
     "model.text.word_vectors": None,
     "model.text.bert": "bert-base-uncased",
@@ -98,6 +99,40 @@ SCENES = {
     "train.lr": 1e-3,
     "train.lr_decay_epoch": 9,
 }
+VSE_INFINITY = {
+    "model.coding": "global",
+    "model.pooling": "gpo",
+    "model.image.encoder": "mlp",
+    "model.text.initial_range": 0.1,
+    "loss.margin": 0.2,
+    "loss.mask_duplicates": False,
+    "data.dev_images": 1000,
+    "train.batch_size": 128,
+}
+VSE_INFINITY_BERT = {
+    **VSE_INFINITY,
+    "model.text.encoder": "bert",
+    "model.text.initial_range": None,
+    "train.weight_decay": 1e-4,
+}
+SCAN = {
+    "model.coding": "t2i",
+    "model.pooling": "scan_lse",
+    "model.image.encoder": "basic",
+    "model.text.initial_range": 0.1,
+    "loss.margin": 0.2,
+    "loss.warmup_epochs": 0,
+    "loss.mask_duplicates": False,
+    "data.dev_images": 1000,
+    "data.region_keep_prob": 1.0,
+    "data.token_change_prob": 0.0,
+    "train.epochs": 30,
+    "train.batch_size": 128,
+    "train.lr": 2e-4,
+    "train.weight_decay": 0.0,
+}
+SCAN_I2T = {"model.coding": "i2t", "model.lambda_softmax": 4.0, "model.lambda_lse": 5.0}
+SCAN_COCO = {"train.epochs": 20, "train.lr": 5e-4, "train.lr_decay_epoch": 10}
 RECIPES: dict[str, dict[str, Any]] = {
     "bigru": {},
     "coco_bigru": {},
@@ -112,6 +147,17 @@ RECIPES: dict[str, dict[str, Any]] = {
     "coco_bert_published": BERT | PUBLISHED,
     "f30k_bert_published": BERT | PUBLISHED,
     "small": SMALL,
+    "vse_infty_bigru": VSE_INFINITY,
+    "coco_vse_infty_bigru": VSE_INFINITY,
+    "f30k_vse_infty_bigru": VSE_INFINITY,
+    "vse_infty_bert": VSE_INFINITY_BERT,
+    "coco_vse_infty_bert": VSE_INFINITY_BERT,
+    "f30k_vse_infty_bert": VSE_INFINITY_BERT,
+    "scan": SCAN,
+    "f30k_scan_t2i": SCAN,
+    "f30k_scan_i2t": SCAN | SCAN_I2T,
+    "coco_scan_t2i": SCAN | SCAN_COCO,
+    "coco_scan_i2t": SCAN | SCAN_I2T | SCAN_COCO | {"model.lambda_lse": 20.0},
 }
 """Every shipped configuration, by what differs from the paper's with BiGRU."""
 

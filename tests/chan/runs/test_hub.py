@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from chan.config import load_config
-from chan.runs.hub import Upload, fetched_run, is_hub, pinned
+from chan.runs.hub import Upload, fetched_checkpoint, fetched_run, is_hub, pinned
 from chan.runs.train import train
 from data_tools.errors import InputError, UsageError
 
@@ -207,6 +207,8 @@ def test_features_come_from_the_hub_and_are_pinned(
 def here(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process uses the hub, too."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+    template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_TOKEN", "wrong")
 
@@ -227,6 +229,27 @@ def test_what_cannot_be_fetched_is_one_line(hub: Hub, run: str, message: str) ->
         fetched_run(run)
     assert str(caught.value).startswith(run.split("@")[0])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_checkpoint_is_fetched_by_its_file_or_its_folder(hub: Hub) -> None:
+    files = {"a/model_best.pth": b"one", "a/log.txt": b"no", "b/last.pth": b"other"}
+    hub.repositories[("models", "me/old")] = [files]
+    commit = commit_of(files)
+    for spec in ("hf://me/old/a", "hf://me/old/a/model_best.pth", f"hf://me/old@{commit}/a"):
+        path = fetched_checkpoint(spec)
+        assert path.read_bytes() == b"one"
+        assert pinned(path) == f"hf://me/old@{commit}"
+        assert not (path.parent / "log.txt").exists()
+    for spec, message in (
+        ("hf://me/old/b", "holds none of b, b/model_best.pth"),
+        ("hf://me/old", "expected hf://OWNER/NAME/FILE"),
+        ("hf://me/old/../x", "expected hf://OWNER/NAME/FILE"),
+        ("hf://me/none/a", "the hub has no such model"),
+    ):
+        with pytest.raises(InputError, match=message) as caught:
+            fetched_checkpoint(spec)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("here")

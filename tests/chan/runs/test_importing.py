@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 from chan.commands import making, measuring  # noqa: F401 - they register commands
 from chan.data.splits import open_split
 from chan.options import app
+from chan.runs.folder import load_run_config
 from chan.runs.importing import import_checkpoint
 from data_tools.captions.tokenization import tokenize
 from data_tools.captions.vocabulary import SPECIAL, Vocabulary
@@ -44,14 +45,14 @@ def image_weights(encoder: str) -> OrderedDict[str, Tensor]:
     return weights(shapes, 1)
 
 
-def bigru_weights(words: int) -> OrderedDict[str, Tensor]:
+def bigru_weights(words: int, layers: int = 1) -> OrderedDict[str, Tensor]:
     shapes: dict[str, tuple[int, ...]] = {"embed.weight": (words, WORD_DIM)}
-    for suffix in ("", "_reverse"):
+    for layer, suffix in itertools.product(range(layers), ("", "_reverse")):
         shapes |= {
-            f"rnn.weight_ih_l0{suffix}": (3 * DIM, WORD_DIM),
-            f"rnn.weight_hh_l0{suffix}": (3 * DIM, DIM),
-            f"rnn.bias_ih_l0{suffix}": (3 * DIM,),
-            f"rnn.bias_hh_l0{suffix}": (3 * DIM,),
+            f"rnn.weight_ih_l{layer}{suffix}": (3 * DIM, 2 * DIM if layer else WORD_DIM),
+            f"rnn.weight_hh_l{layer}{suffix}": (3 * DIM, DIM),
+            f"rnn.bias_ih_l{layer}{suffix}": (3 * DIM,),
+            f"rnn.bias_hh_l{layer}{suffix}": (3 * DIM,),
         }
     return weights(shapes | {"fc.weight": (DIM, DIM), "fc.bias": (DIM,)}, 2)
 
@@ -108,7 +109,7 @@ def reference_image(features: Tensor, state: OrderedDict[str, Tensor], opt: argp
 
 
 def reference_caption(ids: list[int], state: OrderedDict[str, Tensor], opt: argparse.Namespace) -> Tensor:
-    rnn = nn.GRU(WORD_DIM, DIM, 1, batch_first=True, bidirectional=True)
+    rnn = nn.GRU(WORD_DIM, DIM, opt.num_layers, batch_first=True, bidirectional=True)
     rnn.load_state_dict({k.removeprefix("rnn."): v for k, v in state.items() if k.startswith("rnn.")})
     out = rnn(state["embed.weight"][torch.tensor([ids])])[0][0]
     return unit((out[:, :DIM] + out[:, DIM:]) / 2, not opt.no_txtnorm)
@@ -149,7 +150,7 @@ def evaluated(run: Path, dataset: Path) -> np.ndarray:
 
 CASES = [
     {},
-    {"precomp_enc_type": "basic", "coding_type": "THACoding", "pooling_type": "MeanPooling"},
+    {"precomp_enc_type": "basic", "coding_type": "THACoding", "pooling_type": "MeanPooling", "num_layers": 2},
     {"coding_type": "VSACoding", "pooling_type": "SoftmaxPooling", "alpha": 0.3},
     {"coding_type": "VSACoding", "pooling_type": "MaxPooling", "no_imgnorm": True},
     {"precomp_enc_type": "basic", "pooling_type": "SumPooling", "no_imgnorm": True, "no_txtnorm": True},
@@ -161,7 +162,7 @@ def test_bigru_gives_the_published_scores(
     changes: dict[str, object], vocabulary: Path, dataset: Path, tmp_path: Path
 ) -> None:
     opt = options(**changes)
-    image, text = image_weights(opt.precomp_enc_type), bigru_weights(WORDS)
+    image, text = image_weights(opt.precomp_enc_type), bigru_weights(WORDS, opt.num_layers)
     path = checkpoint(tmp_path / "model_best.pth", image, text, opt)
     imported = import_checkpoint(path, vocabulary, None, tmp_path / "run")
     assert (imported.epoch, imported.best_rsum) == (17, 497.5)
@@ -181,7 +182,7 @@ def test_bigru_gives_the_published_scores(
 
 
 def test_bert_gives_the_published_scores(bert_folder: str, dataset: Path, tmp_path: Path) -> None:
-    opt = options(text_enc_type="bert", pooling_type="MeanPooling", precomp_enc_type="basic")
+    opt = options(text_enc_type="bert", pooling_type="MeanPooling", precomp_enc_type="basic", obj_drop_rate=0.5)
     image = image_weights("basic")
     bert, linear = AutoModel.from_pretrained(bert_folder).eval(), nn.Linear(384, DIM)
     for parameter in bert.parameters():
@@ -199,6 +200,7 @@ def test_bert_gives_the_published_scores(bert_folder: str, dataset: Path, tmp_pa
         captions.append(unit(linear(bert(ids, (ids != 0).float())[0][0]), True))
     images = [reference_image(torch.from_numpy(opened.gather(np.array([i]))), image, opt) for i in range(6)]
     expected = torch.stack([reference_score(*pair, opt) for pair in itertools.product(images, captions)])
+    assert load_run_config(tmp_path / "run").data.region_keep_prob == 0.8  # whatever its rate says
     found = evaluated(tmp_path / "run", dataset)
     np.testing.assert_allclose(found, expected.view(6, 30).detach().numpy(), rtol=1e-5, atol=1e-5)
 
@@ -206,7 +208,12 @@ def test_bert_gives_the_published_scores(bert_folder: str, dataset: Path, tmp_pa
 def test_the_command_imports_and_tells(vocabulary: Path, dataset: Path, tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "m.pth", image_weights("selfattention"), bigru_weights(WORDS), options())
     done = called("import", path, "--vocab", vocabulary, "--out", tmp_path / "run", "--json")
-    assert json.loads(done.stdout) == {"run": str(tmp_path / "run"), "epoch": 17, "best_rsum": 497.5}
+    assert json.loads(done.stdout) == {
+        "run": str(tmp_path / "run"),
+        "code": "CHAN",
+        "epoch": 17,
+        "best_rsum": 497.5,
+    }
     config = (tmp_path / "run" / "config.yaml").read_text()
     for line in (
         "coding: vha",
@@ -250,7 +257,8 @@ def test_a_malicious_checkpoint_runs_nothing(place: str, vocabulary: Path, tmp_p
     ("changes", "message"),
     [
         ({"precomp_enc_type": "transformer"}, "mixes the images of a batch"),
-        ({"num_layers": 2}, "num_layers: expected a GRU of one layer, found 2"),
+        ({"num_layers": 2}, r"missing: text_encoder\.rnn\.weight_ih_l1"),
+        ({"num_layers": 99}, r"model\.text\.layers"),
         ({"coding_type": "XYZCoding"}, "coding_type: 'XYZCoding': expected one of VHACoding"),
         ({"embed_size": 12}, "model.dim"),
         ({"img_dim": 7}, r"wrong shape: image_encoder\.fc\.weight \(16, 24\), expected \(16, 7\)"),

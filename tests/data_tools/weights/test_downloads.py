@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from data_tools.errors import InputError
-from extract.weights import downloads
-from extract.weights.downloads import cache_folder, download
+from data_tools.weights import downloads
+from data_tools.weights.downloads import cache_folder, download
 from extract.weights.locating import find_weights
 
 WEIGHTS = pickle.dumps({"model": {"a": np.zeros(1000, np.float32)}})
