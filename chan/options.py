@@ -35,4 +35,13 @@ Folds = Annotated[
     ),
 ]
 Eccv = Annotated[bool, flag(METRICS, "Add the metrics of CxC and ECCV Caption (COCO's testall only).", "--eccv")]
+Cxc = Annotated[
+    Path | None,
+    option(
+        METRICS,
+        "Also image to image and text to text retrieval of CxC: the folder data of its repository, with "
+        "sis_test.csv and sts_test.csv; includes --eccv.",
+        metavar="DIR",
+    ),
+]
 BootstrapSeed = Annotated[int, seed_option("the bootstrap resampling behind the 95 % intervals")]

@@ -87,7 +87,7 @@ def import_checkpoint(
         str,
         argument(
             "CHECKPOINT",
-            "Checkpoint of CHAN, VSE-infinity or SCAN: a file, a URL or hf://OWNER/NAME[@REVISION]/FILE.",
+            "Checkpoint of CHAN, VSE-infinity or SCAN: a file, a URL or hf://OWNER/NAME/FILE.",
         ),
     ],
     *,

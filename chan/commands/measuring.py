@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from chan.choices import PrecisionName
-from chan.options import BootstrapSeed, Data, Eccv, Features, Folds, RunFolder, SplitName, app
+from chan.options import BootstrapSeed, Cxc, Data, Eccv, Features, Folds, RunFolder, SplitName, app
 from data_tools.console import print_json
 from data_tools.errors import UsageError
 from data_tools.options import (
@@ -33,6 +33,7 @@ def evaluate(
     features: Features = None,
     folds: Folds = 1,
     eccv: Eccv = False,
+    cxc: Cxc = None,
     precision: Annotated[
         PrecisionName, option(RUN, "Arithmetic of the products of regions and words.")
     ] = PrecisionName.fp32,
@@ -59,6 +60,7 @@ def evaluate(
 
     from chan.evaluation import coco_metrics, recall
     from chan.evaluation import evaluate as evaluation
+    from chan.evaluation.cxc import SimilarItems
     from chan.runs.card import record_recall
     from chan.runs.folder import open_run
     from chan.runs.hub import is_hub
@@ -67,7 +69,8 @@ def evaluate(
 
     where = resolve_device(device)
     model, tokenizer, opened = open_run(run, where, data, split, features)
-    coco = coco_metrics.CocoTest.from_split(opened.split) if eccv else None
+    coco = coco_metrics.CocoTest.from_split(opened.split) if eccv or cxc is not None else None
+    similar = None if cxc is None or coco is None else SimilarItems.read(cxc, opened.split, coco)
     regions, words = evaluation.encode(model, opened, tokenizer, where)
     more: dict[str, Any] = {}
     scorer = evaluation.embedding_blocks(model, regions, words, precision.value)
@@ -79,6 +82,9 @@ def evaluate(
                 np.save(file, matrix.cpu().numpy())
         if coco is not None:
             more = coco.measure(matrix)
+    if similar is not None:
+        for name, sides in similar.measure(model, regions, words, precision.value).items():
+            more[name] |= sides
     result = evaluation.evaluate(opened.split, folds, scorer, seed)
     if out is not None:
         from chan.retrieval import report

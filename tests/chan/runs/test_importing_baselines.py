@@ -74,7 +74,7 @@ class VseImage(nn.Module):
         self.gpool = Gpo()
 
     def forward(self, features: Tensor) -> Tensor:
-        first, second = self.mlp.layers
+        first, second = self.mlp.layers  # type: ignore[misc]
         hidden = torch.relu(self.mlp.bns[0](first(features)))
         return unit(self.gpool(self.fc(features) + second(hidden)))
 
