@@ -12,7 +12,7 @@ import numpy as np
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types; the others are of groups, or unused
 WIDTHS = {FIXED64: 8, FIXED32: 4}
-MAX_FIELDS = 1 << 20  # of a file, where a run of numbers counts once: the published detector has some 10,000
+MAX_FIELDS = 1 << 18  # of a file, where a run of numbers counts once: the published detector has some 10,000
 
 _VARINT_BYTES = 10
 _NUMBERS = (1 << 29) - 1  # of fields

@@ -19,6 +19,10 @@ class Layer:
     eps: float | None = None
 
 
+def floats(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
 def varint(value: int) -> bytes:
     value &= (1 << 64) - 1
     written = bytearray()
