@@ -43,7 +43,10 @@ def nested(tag: int, content: bytes) -> bytes:
 def singles(tag: int, values: np.ndarray) -> bytes:
     """Each number with its own tag, as protocol buffers allow."""
     key = varint(tag << 3 | (5 if values.dtype.itemsize == 4 else 1))
-    return b"".join(key + value.tobytes() for value in values.ravel())
+    rows = np.empty((values.size, len(key) + values.itemsize), np.uint8)
+    rows[:, : len(key)] = np.frombuffer(key, np.uint8)
+    rows[:, len(key) :] = np.ascontiguousarray(values).reshape(-1, 1).view(np.uint8)
+    return rows.tobytes()
 
 
 def blob(array: np.ndarray, form: str = "packed", shape: Sequence[int] | None = None) -> bytes:

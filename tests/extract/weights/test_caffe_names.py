@@ -1,6 +1,9 @@
 """Caffe's weight files in the network, against the layers of test.prototxt by PyTorch's functions."""
 
+import json
 import re
+import subprocess
+import sys
 from functools import cache
 
 import butd_files as files
@@ -225,3 +228,35 @@ def test_what_is_not_the_published_network_is_listed(tmp_path, name, changes, re
     with pytest.raises(InputError, match=reason) as caught:
         build_network(narrow_config(), with_layer(tmp_path / "w", name, **changes), CPU)
     assert "\n" not in str(caught.value)
+
+
+READ = """
+import json, re, sys, time
+from pathlib import Path
+from extract.weights.reading import read_weights
+peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+before, start = peak(), time.perf_counter()
+state = read_weights(Path(sys.argv[1]))
+print(json.dumps([time.perf_counter() - start, peak() - before, len(state)]))
+"""
+
+
+@pytest.mark.slow
+def test_a_file_of_full_size_is_read_in_seconds_and_into_memory_once(tmp_path):
+    """The published network with gradients, 525 MB, half of them weights; `-s` prints seconds and memory."""
+    layers = caffe.layers_of(files.to_milvlg_caffe(files.random_state()))
+    path = caffe.write(tmp_path / "w.caffemodel", layers, "diff")
+    weights = sum(blob.nbytes for layer in layers for blob in layer.blobs)
+    line = [sys.executable, "-c", READ, str(path)]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=True)
+    seconds, memory, tensors = json.loads(done.stdout)
+    size = path.stat().st_size
+    print(
+        f"{size / 1e6:.0f} MB, {weights / 1e6:.0f} MB of weights: {seconds:.2f} s, {memory / 1e6:.0f} MB at most"
+    )
+    assert tensors == 535
+    assert seconds < 30
+    assert memory < 1.6 * weights
+    network = build_network(load_config("butd_r101_caffe"), path, CPU)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert 0.95 * weights < 4 * count < weights
