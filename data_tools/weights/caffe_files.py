@@ -62,6 +62,16 @@ def is_caffe_file(path: Path) -> bool:
         return False
 
 
+def is_whole_caffe_file(path: Path) -> bool:
+    """Whether a file that begins as Caffe's do ends where its last layer does."""
+    try:
+        for _ in _layers(WireReader(memoryview(_mapped(path))), path.stat().st_size):
+            pass
+    except WireError:
+        return False
+    return True
+
+
 def read_caffe_file(path: Path) -> dict[str, CaffeLayer]:
     """The layers that have weights, by name, in the order of the file.
 
@@ -71,8 +81,7 @@ def read_caffe_file(path: Path) -> dict[str, CaffeLayer]:
         InputError: the file is damaged, in the format before 2015, has no weights, or holds a number that is not
             finite; the message names the layer.
     """
-    with reading(path), path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    mapped = _mapped(path)
     reader = WireReader(memoryview(mapped))
     layers: dict[str, CaffeLayer] = {}
     where = "before its first layer"
@@ -93,6 +102,11 @@ def read_caffe_file(path: Path) -> dict[str, CaffeLayer]:
     if not layers:
         raise InputError(f"{path}: a Caffe network without weights")
     return layers
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with reading(path), path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _forget(mapped: mmap.mmap, field: Field) -> None:
