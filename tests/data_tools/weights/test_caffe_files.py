@@ -71,6 +71,17 @@ def test_a_run_of_single_numbers_may_be_interrupted(tmp_path):
     assert np.array_equal(blob, values.reshape(3, 1000))
 
 
+def test_fields_come_in_any_order_and_unknown_ones_are_passed_over(tmp_path):
+    blob = number(30, 7) + shape(2) + nested(5, floats(1, 2).tobytes()) + nested(6, b"not read")
+    layer = nested(7, blob) + nested(100, b"\xff" * 9) + caffe.singles(5, floats(1)) + nested(2, b"Scale")
+    content = nested(8, b"") + nested(100, layer + nested(1, b"s")) + nested(1, b"net") + number(5, 1)
+    (tmp_path / "w").write_bytes(content)
+    assert is_caffe_file(tmp_path / "w")
+    found = read_caffe_file(tmp_path / "w")
+    assert list(found) == ["s"]
+    assert (found["s"].type, found["s"].blobs[0].tolist()) == ("Scale", [1, 2])
+
+
 FLOATS = np.ones(6, np.float32).tobytes()
 NAMED = r"layer 'res2a_branch1': blob 0: "
 
