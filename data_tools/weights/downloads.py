@@ -13,6 +13,7 @@ from typing import Any
 from data_tools.console import Progress
 from data_tools.errors import InputError
 from data_tools.files import replacing
+from data_tools.weights.caffe_files import is_caffe_file, is_whole_caffe_file
 
 TIMEOUT = 60.0  # seconds without a byte
 CHUNK = 1 << 20
@@ -106,7 +107,14 @@ def _copy(response: http.client.HTTPResponse, path: Path) -> None:
 
 
 def _check_whole(path: Path) -> None:
-    """A body without a length may be cut: an archive is complete with its directory, a pickle with its end."""
+    """A body without a length may be cut: an archive is complete with its directory, a pickle with its end.
+
+    Caffe's files have no end; one is complete if its last layer is.
+    """
+    if is_caffe_file(path):
+        if not is_whole_caffe_file(path):
+            raise ValueError("the server did not say how long the file is, and its last layer is cut")
+        return
     with path.open("rb") as file:
         start = file.read(4)
         file.seek(-1, os.SEEK_END)

@@ -9,17 +9,19 @@ import safetensors.torch
 import torch
 
 from data_tools.errors import InputError, reading
+from data_tools.weights.caffe_files import is_caffe_file
 from data_tools.weights.pickles import read_pickle
 from data_tools.weights.states import check_finite
+from extract.weights.caffe_names import read_caffe_weights
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a weight file by name, whatever its format: safetensors, torch's, or a pickle of arrays.
+    """The tensors of a weight file by name: of safetensors, torch, a pickle of arrays, or Caffe.
 
     Raises:
         InputError: the file is damaged, of another format, or holds anything but tensors of finite numbers.
     """
-    content = _read_safetensors(path) if _is_safetensors(path) else read_pickle(path)
+    content = _read(path)
     state = content.get("model", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not state:
         raise InputError(f"{path}: expected tensors by name, or an object whose key model holds them")
@@ -29,6 +31,12 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
     return tensors
+
+
+def _read(path: Path) -> object:
+    if _is_safetensors(path):
+        return _read_safetensors(path)
+    return read_caffe_weights(path) if is_caffe_file(path) else read_pickle(path)
 
 
 def _name(path: Path, name: object) -> str:

@@ -243,6 +243,20 @@ def weights(folder: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(state, folder / "new.safetensors")
+    layers = [_caffe_layer(name.encode(), array) for name, array in numbers.items()]
+    (folder / "net.caffemodel").write_bytes(_field(b"\x0a", b"net") + b"".join(layers))
+
+
+def _caffe_layer(name: bytes, array: np.ndarray) -> bytes:
+    """A layer with one blob, as a field of Caffe's NetParameter."""
+    blob = _field(b"\x2a", array.tobytes()) + _field(b"\x3a", _field(b"\x0a", bytes(array.shape)))
+    message = _field(b"\x0a", name) + _field(b"\x12", b"InnerProduct") + _field(b"\x3a", blob)
+    return _field(b"\xa2\x06", message)
+
+
+def _field(key: bytes, content: bytes) -> bytes:
+    """A field of fewer than 128 bytes of a protocol buffer."""
+    return key + bytes([len(content)]) + content
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (60, 80)) -> None:

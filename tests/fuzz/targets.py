@@ -273,7 +273,7 @@ TARGETS = (
     Target(
         "weights",
         seeds.weights,
-        each(*map(_load_weights, ("new.pth", "old.pth", "arrays.pkl", "new.safetensors"))),
+        each(*map(_load_weights, ("new.pth", "old.pth", "arrays.pkl", "new.safetensors", "net.caffemodel"))),
         4,
     ),
     Target(

@@ -7,6 +7,7 @@ import threading
 import time
 import zipfile
 
+import caffe_writer
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from data_tools.weights.downloads import cache_folder, download
 from extract.weights.locating import find_weights
 
 WEIGHTS = pickle.dumps({"model": {"a": np.zeros(1000, np.float32)}})
+CAFFE = caffe_writer.network([caffe_writer.Layer(name, "InnerProduct", [np.zeros((50, 9))]) for name in "ab"])
 
 
 def archive() -> bytes:
@@ -40,8 +42,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             return
         body = {"page": b"<!DOCTYPE html><html>sign in</html>", "empty": b"", "zip": archive()}.get(name, WEIGHTS)
+        body = CAFFE if name.startswith("caffe") else body
         self.send_response(404 if name == "missing" else 200)
-        if name not in ("no-length", "no-length-cut", "zip-cut", "endless"):
+        if name not in ("no-length", "no-length-cut", "zip-cut", "caffe", "caffe-cut", "endless"):
             self.send_header("Content-Length", str(10**15 if name == "huge" else len(body)))
         self.end_headers()
         if name == "endless":
@@ -49,7 +52,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(b"x" * 1000)
                 time.sleep(0.01)
         body = archive() if name == "zip-cut" else body
-        self.wfile.write(body[: len(body) // 2] if name in ("cut", "no-length-cut", "zip-cut") else body)
+        self.wfile.write(body[: len(body) * 2 // 3] if name.endswith("cut") else body)
 
     def log_message(self, *_):
         pass
@@ -66,10 +69,10 @@ def server(tmp_path, monkeypatch):
         served.shutdown()
 
 
-@pytest.mark.parametrize("name", ["good", "no-length", "zip", "to-good"])
+@pytest.mark.parametrize("name", ["good", "no-length", "zip", "caffe", "to-good"])
 def test_a_whole_file_is_fetched_once(server, name):
     path = download(f"{server}/{name}/m.pth")
-    assert path.read_bytes() == (archive() if name == "zip" else WEIGHTS)
+    assert path.read_bytes() == {"zip": archive(), "caffe": CAFFE}.get(name, WEIGHTS)
     asked = len(Handler.asked)
     assert download(f"{server}/{name}/m.pth") == path
     assert len(Handler.asked) == asked
@@ -77,7 +80,7 @@ def test_a_whole_file_is_fetched_once(server, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["cut", "no-length-cut", "zip-cut", "page", "empty", "missing", "huge", "to-ftp", "to-file"],
+    ["cut", "no-length-cut", "zip-cut", "caffe-cut", "page", "empty", "missing", "huge", "to-ftp", "to-file"],
 )
 def test_what_is_no_whole_weight_file_is_one_line_and_not_kept(server, name):
     url = f"{server}/{name}/m.pth"

@@ -6,6 +6,7 @@ from functools import cache
 
 import butd_files as files
 import butd_reference as reference
+import caffe_writer
 import numpy as np
 import pytest
 import safetensors.torch
@@ -226,6 +227,13 @@ def milvlg_file(anchors):
     return write
 
 
+def caffe_file(form):
+    def write(path):
+        caffe_writer.write(path, caffe_writer.layers_of(files.to_milvlg_caffe(published())), form)
+
+    return write
+
+
 def detectron2_file(path):
     optimizer = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.01, "params": [0]}]}
     scheduler = {"last_epoch": 7, "_last_lr": [0.01]}
@@ -250,6 +258,9 @@ def safetensors_file(path):
         pytest.param(milvlg_file(None), "caffe", "milvlg", id="milvlg"),
         pytest.param(milvlg_file(RATIO_BUFFER), "caffe", "milvlg", id="milvlg-anchors"),
         pytest.param(milvlg_file(DETECTRON2_BUFFER), "caffe", "milvlg", id="milvlg-other-anchors"),
+        pytest.param(caffe_file("packed"), "caffe", "milvlg", id="caffemodel"),
+        pytest.param(caffe_file("legacy"), "caffe", "milvlg", id="caffemodel-legacy"),
+        pytest.param(caffe_file("diff"), "airsplay", "milvlg, Detectron2's boxes", id="caffemodel-in-detectron2"),
         pytest.param(airsplay_file(None), "airsplay", "airsplay", id="airsplay-in-detectron2"),
         pytest.param(
             hugging_face_file(DETECTRON2_BUFFER, True), "airsplay", "airsplay", id="hugging-face-in-detectron2"

@@ -30,6 +30,7 @@ STRUCTURED: dict[str, tuple[Mutator, ...]] = {
     ".pt": _TORCH,
     ".pkl": (tensors.pickle_value, tensors.pickle_opcodes),
     ".safetensors": (*[tensors.safetensors_header] * 2, tensors.safetensors_value),
+    ".caffemodel": (),
     ".png": PICTURES,
     ".jpg": PICTURES,
     ".gz": (),
