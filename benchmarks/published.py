@@ -1,8 +1,8 @@
-"""The formulas of the published CHAN code in plain PyTorch, on padded tensors, for comparison.
+"""The formulas of the published codes of CHAN, SCAN and VSE-infinity in plain PyTorch, on padded tensors.
 
-Written from the paper (section 3) and from what the public code computes: one similarity tensor of images x
-captions x regions x words with a mask of that shape; the pooling recognises masked values by their value. Its
-cross-attention processes one caption at a time.
+Written from the papers and from what the public codes compute: CHAN one similarity tensor of images x captions x
+regions x words with a mask of that shape, whose pooling recognises masked values by their value; SCAN's
+cross-attention one caption at a time; VSE-infinity's pooling weights by a GRU over every sequence of the batch.
 
 Shapes: B_i images, B_t captions, K regions of the image with most, L words of the longest caption, D joint
 dimension.
@@ -11,8 +11,9 @@ dimension.
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, leaky_relu, normalize
-from torch.nn.utils.rnn import pad_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
+from chan.model.aggregation import TEMPERATURE, PositionWeights, position_encodings
 from chan.packing import Packed
 
 OUTSIDE = -1.0  # the similarity of what is only padding
@@ -79,3 +80,14 @@ def _cross_attention(
         attended = (9.0 * attention).softmax(2) @ keys
         columns.append(cosine_similarity(queries, attended, dim=2).mean(1))
     return torch.stack(columns, 1)
+
+
+def published_gpo(rows: Tensor, is_row: Tensor, weights: PositionWeights) -> Tensor:
+    """(B, D): VSE-infinity's pooling of padded rows (B, longest, D) with their mask, with these parameters."""
+    lengths, longest = is_row.sum(1), rows.shape[1]
+    places = position_encodings(longest).to(rows).expand(len(rows), -1, -1)
+    sequences = pack_padded_sequence(places, lengths.cpu(), batch_first=True, enforce_sorted=False)
+    forwards, backwards = pad_packed_sequence(weights.gru(sequences)[0], batch_first=True)[0].chunk(2, dim=2)
+    scores = weights.linear((forwards + backwards) / 2).masked_fill(~is_row[:, :, None], -10000.0)
+    ordered = rows.masked_fill(~is_row[:, :, None], -10000.0).sort(dim=1, descending=True)[0]
+    return (ordered.masked_fill(~is_row[:, :, None], 0.0) * (scores / TEMPERATURE).softmax(1)).sum(1)

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.published import padded, published_scores
+from benchmarks.published import padded, published_gpo, published_scores
 from benchmarks.recording import record
 from benchmarks.timing import interleaved
 from chan.evaluation.recall import measure
+from chan.model.aggregation import Aggregation
 from chan.packing import Packed, offsets_of
 from chan.scoring.codings import CODINGS
 from chan.scoring.hard_assignment import max_similarities
@@ -176,7 +177,7 @@ def backward_times(problem: Problem, precision: str, repeats: int) -> dict[str, 
 
 
 def coding_times(problem: Problem, repeats: int) -> list[dict[str, Any]]:
-    """Every coding with LSE (cross-attention with its mean) and every pooling of hard assignment, in float32."""
+    """In float32: codings with LSE (SCAN's with its mean), all poolings of hard assignment, GPO with a product."""
     cases = [(coding, "mean" if coding in ("t2i", "i2t") else "lse") for coding in CODINGS]
     cases += [("vha", pooling) for pooling in POOLINGS[1:]]
     images, captions = padded(problem.images), padded(problem.captions)
@@ -195,7 +196,34 @@ def coding_times(problem: Problem, repeats: int) -> list[dict[str, Any]]:
         seconds = interleaved({"published": published, "here": here}, repeats)
         faster = seconds["published"] / seconds["here"]
         rows.append({"coding": coding, "pooling": pooling, "seconds": seconds, "times_faster": faster})
-    return rows
+    return [*rows, global_times(problem, repeats)]
+
+
+def global_times(problem: Problem, repeats: int) -> dict[str, Any]:
+    """VSE-infinity's pooling of both sides and the product of the vectors.
+
+    The weights of a length are computed once here, by the public code in every batch.
+    """
+    with torch.inference_mode(False):  # weights made outside, as those of a model are
+        aggregation = Aggregation("gpo").to(problem.images.rows.device).eval()
+    weights = aggregation.gpo
+    assert weights is not None
+    sides = (problem.images, problem.captions)
+
+    def here() -> Tensor:
+        images, captions = (aggregation(side).rows for side in sides)
+        return images @ captions.T
+
+    def published() -> Tensor:
+        images, captions = (published_gpo(*padded(side), weights) for side in sides)
+        return images @ captions.T
+
+    difference = float((here() - published()).abs().max() / published().abs().max())
+    if not difference < 1e-4:
+        raise SystemExit(f"gpo: scores differ by {difference:.1e} of the largest")
+    seconds = interleaved({"published": published, "here": here}, repeats)
+    faster = seconds["published"] / seconds["here"]
+    return {"coding": "global", "pooling": "gpo", "seconds": seconds, "times_faster": faster}
 
 
 def as_text(document: dict[str, Any]) -> str:

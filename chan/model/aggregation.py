@@ -84,8 +84,8 @@ class PositionWeights(nn.Module):
 
         Without a gradient, those of a length are computed once, and again only when the parameters have changed.
         """
-        if torch.is_grad_enabled():
-            return self._compute(lengths)
+        if torch.is_grad_enabled() or any(value.is_inference() for value in self.parameters()):
+            return self._compute(lengths)  # tensors made in inference mode do not tell whether they have changed
         state = tuple((value.data_ptr(), value._version) for value in self.parameters())
         if state != self._known_for:
             self._known, self._known_for = {}, state

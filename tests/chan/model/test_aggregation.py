@@ -152,6 +152,21 @@ def test_weights_kept_in_inference_serve_a_gradient_by_the_rows() -> None:
     torch.testing.assert_close(rows.rows.grad.sum(0), torch.full((DIM,), 2.0, dtype=torch.float64))
 
 
+def test_a_module_made_in_inference_mode() -> None:
+    """Its parameters have no version counter: they may change without notice, so nothing is kept."""
+    rows = pack([torch.randn(4, 3), torch.randn(2, 3)])
+    with torch.inference_mode():
+        module = Aggregation("gpo")
+        before = module(rows).rows
+        assert module.gpo is not None
+        module.gpo.linear.weight.mul_(-3)
+        after = module(rows).rows
+    fresh = Aggregation("gpo")
+    fresh.load_state_dict(module.state_dict())
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(after, fresh(rows).rows)
+
+
 def test_an_unknown_name() -> None:
     with pytest.raises(ValueError, match="aggregation 'lse': expected one of gpo, mean, max"):
         Aggregation("lse")
