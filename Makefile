@@ -34,6 +34,9 @@ bench: setup
 	$(BIN)/python -m benchmarks.scoring
 	$(BIN)/python -m benchmarks.evaluation
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.training --model vse_infty --pairs 128
+	$(BIN)/python -m benchmarks.training --model scan_t2i --pairs 128
+	$(BIN)/python -m benchmarks.training --model scan_i2t --pairs 128
 	$(BIN)/python -m benchmarks.training_shares --quick
 	$(BIN)/python -m benchmarks.convolutions
 	$(BIN)/python -m benchmarks.loading
