@@ -12,7 +12,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 DOCS_STAMP = $(VENV)/.installed-docs
 
-.PHONY: setup demo test fuzz trials docs bench bench-gpu clean
+.PHONY: setup demo test fuzz trials links docs bench bench-gpu clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -64,6 +64,10 @@ test: setup
 
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --inputs 3000
+
+# Needs a network.
+links: setup
+	$(BIN)/python -m tests.links
 
 trials: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.trials.kill
