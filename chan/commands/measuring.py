@@ -63,9 +63,9 @@ def evaluate(
     from chan.evaluation.cxc import SimilarItems
     from chan.runs.card import record_recall
     from chan.runs.folder import open_run
-    from chan.runs.hub import is_hub
     from data_tools.devices import resolve_device
     from data_tools.files import replacing
+    from data_tools.weights.hub import is_hub
 
     where = resolve_device(device)
     model, tokenizer, opened = open_run(run, where, data, split, features)

@@ -18,13 +18,14 @@ from chan.build import build_model
 from chan.config import Config, TextEncoderName, read_config, save_config
 from chan.data.splits import FeatureSplit, check_dim, open_split
 from chan.model.chan import Chan
-from chan.runs.hub import fetched_features, fetched_run, pinned
+from chan.runs.hub import fetched_features, fetched_run
 from chan.runs.provenance import check_provenance, load_provenance, save_provenance
 from chan.text.tokenizers import BertTokenizer, CaptionTokenizer, VocabularyTokenizer
 from chan.training.checkpoints import BEST, load_weights
 from data_tools.captions.vocabulary import Vocabulary
 from data_tools.errors import InputError, UsageError, reading
 from data_tools.files import replacing
+from data_tools.weights.hub import pinned
 
 CONFIG = "config.yaml"
 

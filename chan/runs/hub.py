@@ -1,30 +1,19 @@
 """Runs, features and indexes on the Hugging Face hub.
 
-`hf://OWNER/NAME[@REVISION]` stands for a run wherever one is read, and for features wherever these are. What is
-fetched lies in the hub's cache, in a folder named by its commit, which `pinned` reads back.
+`hf://OWNER/NAME[@REVISION]` stands for a run wherever one is read, and for features wherever these are.
 """
 
-import logging
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.errors import InputError, UsageError, one_line
+from data_tools.weights.hub import PREFIX, HubSpec, first_file, is_hub, snapshot
 
-PREFIX = "hf://"
-_SPEC = re.compile(r"hf:/{1,2}([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
-_FILE_SPEC = re.compile(r"hf:/{1,2}([\w.-]+/[\w.-]+?)(?:@([\w.-]+))?/([\w.-]+(?:/[\w.-]+)*)")
-_CACHED = re.compile(r"(?:models|datasets)--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})")
 RUN_FILES = ("config.yaml", "features.json", "vocab.json", "bert/*", "best.safetensors")
 STORE_FILES = ("*.h5", "*_ims.npy", "*_ids.txt", "*_caps.txt")
 CHECKPOINT_NAMES = ("model_best.pth", "model_best.pth.tar")  # of the public codes, in the order of search
 LEFT_OUT = ("state.pt", "last.safetensors", "events.out.*", ".*", "*.tmp")  # of a run: what only resuming needs
-
-
-def is_hub(path: Path | str) -> bool:
-    """Whether a path is the name of something on the hub; a `Path` has lost one of its slashes."""
-    return str(path).startswith("hf:/")
 
 
 def fetched_run(run: Path | str) -> Path:
@@ -33,14 +22,14 @@ def fetched_run(run: Path | str) -> Path:
     Raises:
         InputError: the name is malformed, or it cannot be fetched and is not in the cache.
     """
-    return _fetched(str(run), "model", RUN_FILES) if is_hub(run) else Path(run)
+    return snapshot(_whole(str(run)), "model", RUN_FILES) if is_hub(run) else Path(run)
 
 
 def fetched_features(features: Path | None) -> Path | None:
     """The same for a feature store or a folder of features."""
     if features is None or not is_hub(features):
         return features
-    folder = _fetched(str(features), "dataset", STORE_FILES)
+    folder = snapshot(_whole(str(features)), "dataset", STORE_FILES)
     stores = sorted(folder.glob("*.h5"))
     return stores[0] if len(stores) == 1 else folder
 
@@ -51,56 +40,17 @@ def fetched_checkpoint(spec: str) -> Path:
     Raises:
         InputError: the name is malformed, there is no such file, or it cannot be fetched and is not in the cache.
     """
-    found = _FILE_SPEC.fullmatch(spec)
-    if found is None or ".." in found[3].split("/"):
+    found = HubSpec.parse(spec)
+    if found.file is None:
         raise InputError(f"{spec}: expected {PREFIX}OWNER/NAME/FILE or {PREFIX}OWNER/NAME@REVISION/FILE")
-    within = found[3]
-    files = [within, *(f"{within}/{name}" for name in CHECKPOINT_NAMES)]
-    folder = _snapshot(found[1], found[2], "model", files)
-    return next(path for name in files if (path := folder / name).is_file())
+    return first_file(found, [found.file, *(f"{found.file}/{name}" for name in CHECKPOINT_NAMES)])
 
 
-def pinned(path: Path) -> str | None:
-    """`hf://OWNER/NAME@COMMIT` of what lies in a snapshot of the hub's cache; None for other paths."""
-    found = _CACHED.search(path.as_posix())
-    return found and f"{PREFIX}{found[1]}/{found[2]}@{found[3]}"
-
-
-def _fetched(spec: str, kind: str, files: Sequence[str]) -> Path:
-    found = _SPEC.fullmatch(spec)
-    if found is None:
+def _whole(spec: str) -> HubSpec:
+    found = HubSpec.parse(spec)
+    if found.file is not None:
         raise InputError(f"{spec}: expected {PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME@REVISION")
-    return _snapshot(found[1], found[2], kind, files)
-
-
-def _snapshot(name: str, revision: str | None, kind: str, files: Sequence[str]) -> Path:
-    """The folder of a repository's snapshot with what it has of the named files, at least one."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what is missing is said below
-    try:
-        folder = Path(snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=list(files)))
-    except GatedRepoError:
-        reason = "its owner lets in only those whom they know; fix: ask on its page, and log in with hf auth login"
-    except RepositoryNotFoundError:
-        reason = f"the hub has no such {kind}, or it is private; fix: log in with hf auth login if it is yours"
-    except RevisionNotFoundError:
-        reason = f"it has no revision {revision}"
-    except LocalEntryNotFoundError:
-        reason = "the hub cannot be reached, and it is not in the cache; fix: fetch it where there is a network"
-    except Exception as error:  # the client raises those of several HTTP libraries
-        reason = f"could not be fetched ({one_line(error, 120)})"
-    else:
-        if not any(path for pattern in files for path in folder.glob(pattern)):
-            raise InputError(f"{PREFIX}{name}: holds none of {', '.join(files)}")
-        return folder
-    raise InputError(f"{PREFIX}{name}: {reason}")
+    return found
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from chan.build import build_model
 from chan.config import Config, TextEncoderName, override
 from chan.keys import with_value
 from chan.runs import folder as runs
-from chan.runs.hub import fetched_checkpoint, is_hub, pinned
+from chan.runs.hub import fetched_checkpoint
 from chan.runs.published import PublicCode, code_of, text_encoder_of, weights_of, with_mask_row
 from chan.text.bert import load_bert_config
 from chan.text.tokenizers import BertTokenizer, CaptionTokenizer, VocabularyTokenizer
@@ -25,6 +25,7 @@ from chan.training.checkpoints import BEST, save_weights, shapes
 from data_tools.captions.vocabulary import Vocabulary
 from data_tools.errors import InputError, UsageError
 from data_tools.weights.downloads import download
+from data_tools.weights.hub import is_hub, pinned
 from data_tools.weights.pickles import read_pickle
 from data_tools.weights.tensor_names import tensor_differences
 

@@ -14,7 +14,7 @@ from chan.evaluation.evaluate import split_chance
 from chan.keys import keys_of, with_value
 from chan.runs import folder as runs
 from chan.runs.card import write_card
-from chan.runs.hub import fetched_features, fetched_run, pinned
+from chan.runs.hub import fetched_features, fetched_run
 from chan.runs.provenance import check_provenance, check_same_features
 from chan.runs.record import TrainingClock
 from chan.runs.sizing import SIZED_KEYS, fill_sizes, steps_per_epoch
@@ -27,6 +27,7 @@ from chan.training.log import TrainingLog
 from chan.training.loop import Trainer, run_epochs
 from data_tools.errors import InputError, UsageError
 from data_tools.files import claimed
+from data_tools.weights.hub import pinned
 
 FEW_STEPS = 100  # of a whole training
 FEW_IMAGES = 100  # of dev

@@ -98,8 +98,8 @@ class Extractor:
 
         Args:
             name: for instance `butd_r101_caffe`, or `runs/detector`.
-            weights: a file, a URL, a Hugging Face repository OWNER/NAME, or `random`; None takes those of the
-                configuration or of the run folder.
+            weights: a file, a URL, a Hugging Face repository OWNER/NAME or hf://OWNER/NAME@REVISION/FILE, or
+                `random`; None takes those of the configuration or of the run folder.
             num_boxes: of each picture: a number, or the smallest and the largest; None takes the configuration's.
             selection: `caffe` or `detectron2`, the published rule that selects regions.
             threshold, nms: confidence from which a proposal is kept, and IoU at which a box is suppressed; None

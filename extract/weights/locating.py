@@ -6,11 +6,12 @@ from pathlib import Path
 
 from data_tools.errors import InputError, UsageError
 from data_tools.weights.downloads import download
+from data_tools.weights.hub import HubSpec, first_file, is_hub
 from extract.choices import DEFAULT_WEIGHTS, OTHER_WEIGHTS, RANDOM_WEIGHTS
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")  # OWNER/NAME on the Hugging Face hub
 WEIGHT_ENDINGS = (".pth", ".pt", ".pkl", ".bin", ".safetensors", ".ckpt", ".h5", ".caffemodel")
-REPOSITORY_FILE = "pytorch_model.bin"
+REPOSITORY_FILES = ("model.safetensors", "pytorch_model.bin")  # in the order of search
 
 
 def find_weights_of(config: str, spec: str | None) -> Path | None:
@@ -32,7 +33,7 @@ def find_weights_of(config: str, spec: str | None) -> Path | None:
 
 
 def find_weights(spec: str) -> Path:
-    """The weight file of a path, a URL, or a Hugging Face repository (OWNER/NAME).
+    """The weight file of a path, a URL, or a Hugging Face repository: OWNER/NAME or hf://OWNER/NAME@REVISION/FILE.
 
     A download is cached and not repeated.
 
@@ -43,19 +44,16 @@ def find_weights(spec: str) -> Path:
         return Path(spec)
     if spec.startswith(("http://", "https://")):
         return download(spec)
+    if is_hub(spec):
+        found = HubSpec.parse(spec)
+        return first_file(found, REPOSITORY_FILES if found.file is None else [found.file])
     looks_like_file = Path(spec).suffix in WEIGHT_ENDINGS or (Path(spec).parent.is_dir() and "/" in spec)
     if Path(spec).exists() or looks_like_file or not REPOSITORY.fullmatch(spec):
         raise InputError(f"{spec}: no such weight file (nor the name OWNER/NAME of a Hugging Face repository)")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     try:
-        return Path(hf_hub_download(spec, REPOSITORY_FILE))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise InputError(
-            f"{spec}: no such file, and {REPOSITORY_FILE} of that Hugging Face repository could not be fetched "
-            f"({type(error).__name__}); fix: download it elsewhere and give its path by --weights"
-        ) from None
+        return first_file(HubSpec(spec), REPOSITORY_FILES)
+    except InputError as error:
+        raise InputError(f"{spec}: no such file, and of that Hugging Face repository: {error}") from None
 
 
 def sha256_of(path: Path) -> str:

@@ -16,9 +16,10 @@ import pytest
 import torch
 
 from chan.config import load_config
-from chan.runs.hub import Upload, fetched_checkpoint, fetched_run, is_hub, pinned
+from chan.runs.hub import Upload, fetched_checkpoint, fetched_run
 from chan.runs.train import train
 from data_tools.errors import InputError, UsageError
+from data_tools.weights.hub import HubSpec, is_hub, pinned
 
 BIN = Path(sys.executable).parent
 
@@ -85,7 +86,9 @@ class Handler(BaseHTTPRequestHandler):
         kind = "datasets" if parts[0] == "datasets" else "models"
         owner, name, _, revision, *path = parts[1:] if kind == "datasets" else parts
         files = self.files(kind, f"{owner}/{name}", revision)
-        if files is not None:
+        if files is not None and "/".join(path) not in files:
+            self.answer(404, {"error": "no"}, X_Error_Code="EntryNotFound", X_Error_Message="no such file")
+        elif files is not None:
             content = files["/".join(path)]
             self.answer(
                 200, content, ETag=f'"{hashlib.sha1(content).hexdigest()}"', X_Repo_Commit=commit_of(files)
@@ -221,6 +224,7 @@ def here(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("hf://me/run@v9", "it has no revision v9"),
         ("hf://me/run", "holds none of config.yaml"),
         ("hf://me", "expected hf://OWNER/NAME"),
+        ("hf://me/run/best.safetensors", "expected hf://OWNER/NAME or hf://OWNER/NAME@REVISION"),
     ],
 )
 def test_what_cannot_be_fetched_is_one_line(hub: Hub, run: str, message: str) -> None:
@@ -280,3 +284,5 @@ def test_names_on_the_hub_and_in_its_cache() -> None:
     path = Path(f"/cache/hub/models--me--my-run.v2/snapshots/{commit}/best.safetensors")
     assert pinned(path) == f"hf://me/my-run.v2@{commit}"
     assert pinned(Path("runs/my")) is None
+    assert HubSpec.parse("hf://me/run.v2@refs/pr/3") == HubSpec("me/run.v2", "refs/pr/3")
+    assert HubSpec.parse(str(Path("hf://me/run@v1/a/b.pth"))) == HubSpec("me/run", "v1", "a/b.pth")

@@ -89,16 +89,23 @@ def test_damaged_files_are_one_line(tmp_path, content):
 def test_a_repository_comes_from_the_cache_and_its_absence_is_one_line(tmp_path, monkeypatch, state):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match="could not be fetched") as caught:
-        find_weights("unc-nlp/frcnn-vg-finetuned")
-    assert "\n" not in str(caught.value)
+    for spec in ("unc-nlp/frcnn-vg-finetuned", "hf://unc-nlp/frcnn-vg-finetuned"):
+        with pytest.raises(InputError, match="the hub cannot be reached, and it is not in the cache") as caught:
+            find_weights(spec)
+        assert "\n" not in str(caught.value)
     commit = "0" * 40
     folder = tmp_path / "models--unc-nlp--frcnn-vg-finetuned"
-    (folder / "snapshots" / commit).mkdir(parents=True)
+    held = folder / "snapshots" / commit
+    held.mkdir(parents=True)
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text(commit)
-    torch.save(state, folder / "snapshots" / commit / "pytorch_model.bin")
-    assert find_weights("unc-nlp/frcnn-vg-finetuned") == folder / "snapshots" / commit / "pytorch_model.bin"
+    torch.save(state, held / "pytorch_model.bin")
+    assert find_weights("unc-nlp/frcnn-vg-finetuned") == held / "pytorch_model.bin"
+    assert find_weights(f"hf://unc-nlp/frcnn-vg-finetuned@{commit}") == held / "pytorch_model.bin"
+    safetensors.torch.save_file(state, held / "model.safetensors")
+    assert find_weights("unc-nlp/frcnn-vg-finetuned") == held / "model.safetensors"  # safer than a pickle
+    assert find_weights("hf://unc-nlp/frcnn-vg-finetuned/pytorch_model.bin") == held / "pytorch_model.bin"
+    assert read_weights(held / "model.safetensors").keys() == read_weights(held / "pytorch_model.bin").keys()
 
 
 def test_a_missing_file_is_an_error():
