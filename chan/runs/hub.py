@@ -35,7 +35,7 @@ def fetched_features(features: Path | None) -> Path | None:
 
 
 def fetched_checkpoint(spec: str) -> Path:
-    """The file behind `hf://OWNER/NAME[@REVISION]/FILE`, or behind the folder of a `model_best.pth`.
+    """The file behind `hf://OWNER/NAME[@REVISION]/FILE`; without an ending it is the folder of a `model_best.pth`.
 
     Raises:
         InputError: the name is malformed, there is no such file, or it cannot be fetched and is not in the cache.
@@ -43,7 +43,8 @@ def fetched_checkpoint(spec: str) -> Path:
     found = HubSpec.parse(spec)
     if found.file is None:
         raise InputError(f"{spec}: expected {PREFIX}OWNER/NAME/FILE or {PREFIX}OWNER/NAME@REVISION/FILE")
-    return first_file(found, [found.file, *(f"{found.file}/{name}" for name in CHECKPOINT_NAMES)])
+    names = [f"{found.file}/{name}" for name in CHECKPOINT_NAMES]
+    return first_file(found, [found.file] if Path(found.file).suffix else names)
 
 
 def _whole(spec: str) -> HubSpec:

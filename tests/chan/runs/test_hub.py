@@ -246,9 +246,9 @@ def test_a_checkpoint_is_fetched_by_its_file_or_its_folder(hub: Hub) -> None:
         assert pinned(path) == f"hf://me/old@{commit}"
         assert not (path.parent / "log.txt").exists()
     for spec, message in (
-        ("hf://me/old/b", "holds none of b, b/model_best.pth"),
+        ("hf://me/old/b", "holds none of b/model_best.pth"),
         ("hf://me/old", "expected hf://OWNER/NAME/FILE"),
-        ("hf://me/old/../x", "expected hf://OWNER/NAME/FILE"),
+        ("hf://me/old/../x", "expected hf://OWNER/NAME or"),
         ("hf://me/none/a", "the hub has no such model"),
     ):
         with pytest.raises(InputError, match=message) as caught:
