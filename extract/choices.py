@@ -55,7 +55,7 @@ class OnError(StrEnum):
     FAIL = "fail"  # the run stops
 
 
-MIN_COSINE = 0.99
+MIN_COSINE = 0.999
 """Of a published feature and a proposal's, from which the proposal's box counts as recovered."""
 
 PART_SIZES = {"cuda": 256, "cpu": 4}

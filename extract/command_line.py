@@ -285,7 +285,7 @@ def show(
 
 @command(
     butd_app,
-    "butd recover-boxes data/coco/precomp --split dev --images data/coco/images --out data/coco/dev_boxes.h5",
+    "butd recover-boxes data/coco/precomp --images data/coco/images --out data/coco/recovered.h5",
     resuming="the same command continues where it stopped",
 )
 def recover_boxes(

@@ -69,16 +69,21 @@ class Sources:
         more = f" and {others} other endings" if others > 0 else ""
         return f"{self.ignored.total()} files in {self.folder} are not read as images: {', '.join(kinds)}{more}"
 
-    def limited_to(self, wanted: Iterable[str], listing: Path) -> "Sources":
+    def limited_to(self, wanted: Iterable[str], listing: Path, what: str = "ids") -> "Sources":
         """The images of these ids, in this order; an id without an image is reported as a failure.
 
+        Args:
+            wanted: the ids; repeated ones count once.
+            listing: where they are from, for messages.
+            what: they are there, for messages.
+
         Raises:
-            InputError: no image has one of the ids; the message names `listing`, where they are from.
+            InputError: no image has one of the ids.
         """
         ids = dict.fromkeys(wanted)
         known = {image.image_id: image for image in reversed(self.images)}  # the first of one id wins
         if not known.keys() & ids.keys():
-            raise InputError(f"{listing}: none of its {len(ids)} ids is the id of an image in {self.folder}")
+            raise InputError(f"{listing}: none of its {len(ids)} {what} is the id of an image in {self.folder}")
         unknown = f"no image has this id, which {listing.name} lists"
         images = [known.get(image_id) or SourceImage(image_id, "", unknown) for image_id in ids]
         return Sources(self.folder, images, self.ignored)
@@ -115,7 +120,7 @@ def find_sources(images: Path, id_mapping: Path | None = None, split: Path | Non
     wanted = [line.strip() for line in read_text(split).splitlines() if line.strip()]
     if not wanted:
         raise InputError(f"{split}: expected one id per line, found none")
-    return sources.limited_to(wanted, split)
+    return sources.limited_to(wanted, split, "lines")
 
 
 def _of_folder(folder: Path, id_mapping: Path | None) -> Sources:
