@@ -149,9 +149,10 @@ class Recovered:
             f"{self.mean_confidence:.5f}; {found['without_box']} rows have none: {self.incomplete} images lack "
             f"some, {self.without} images lack all"
         ]
-        if not self.recovered:
+        if self.recovered < self.rows / 2:
+            few = "few boxes were recovered, and these are doubtful" if self.recovered else "no box was recovered"
             lines.append(
-                "  no box was recovered; fix: check that the images and the id mapping are those of the features, "
-                "and that the weights are those that made them"
+                f"  {few}; fix: check that the images and the id mapping are those of the features, and that the "
+                "weights and the configuration are those that made them"
             )
         return "\n".join(lines)

@@ -15,6 +15,8 @@ from data_tools.errors import InputError, UsageError
 from data_tools.images.decoding import decode_bgr
 from data_tools.store.parts import Parts
 from data_tools.store.reading import FeatureStore
+from data_tools.store.schema import StoreSchema
+from data_tools.store.writing import write_store
 from extract.choices import RunOptions
 from extract.command_line import butd
 from extract.regions.recovery import match_rows
@@ -197,6 +199,22 @@ def test_features_that_do_not_fit_are_one_line(scenes, block, tmp_path):
     hide(replace(block, image_ids=other), precomp)
     with pytest.raises(InputError, match="none of its 9 ids is the id of an image"):
         plan_recovery(precomp, scenes / "images", config="scenes", weights="random")
+
+
+def test_a_store_without_boxes_is_published_too(detector, scenes, block, tmp_path, monkeypatch, capsys):
+    bare = replace(block, regions={"features": block.regions["features"]}, image_sizes=None)
+    write_store(tmp_path / "bare.h5", [bare], StoreSchema.of([bare]), {})
+    recover(detector, tmp_path / "bare.h5", scenes / "images", tmp_path / "out.h5")
+    assert (ious(tmp_path / "out.h5", block) > 0.99).mean() > 0.9
+    found = fingerprint(open_published(hide(block, tmp_path / "precomp")))
+    assert found != fingerprint(open_published(tmp_path / "bare.h5"))  # splits have another order
+    arguments = ["recover-boxes", tmp_path / "bare.h5", "--images", scenes / "images", "--config", "scenes"]
+    arguments += ["--weights", "random", "--overwrite", "--out", tmp_path / "bare.h5"]
+    monkeypatch.setattr(sys, "argv", ["butd", *map(str, arguments)])
+    with pytest.raises(SystemExit):
+        butd()
+    assert "holds the published features; fix:" in capsys.readouterr().err
+    assert (tmp_path / "bare.h5").is_file()
 
 
 def test_rows_that_are_no_numbers_match_nothing():
