@@ -57,6 +57,9 @@ class OnError(StrEnum):
     FAIL = "fail"  # the run stops
 
 
+MIN_COSINE = 0.999
+"""Of a published feature and a proposal's, from which the proposal's box counts as recovered."""
+
 PART_SIZES = {"cuda": 256, "cpu": 4}
 """Images per part file by device: about a minute's work, which a kill can cost; a CPU takes 18 s per image."""
 

@@ -19,10 +19,10 @@ from data_tools.errors import InputError, UsageError
 from data_tools.files import read_json
 from data_tools.options import Device, Json, Resume, argument, command, make_app, make_group, version_option
 from extract import options as given
-from extract.choices import PART_SIZES, PUBLISHED, Dtype, Engine, OnError, Precision, Rule, RunOptions
+from extract.choices import MIN_COSINE, PART_SIZES, PUBLISHED, Dtype, Engine, OnError, Precision, Rule, RunOptions
 
 extract_features_app = make_app()
-butd_app = make_group("butd", "Train and evaluate bottom-up-attention detectors, and show what they detect.")
+butd_app = make_group("butd", "Train, evaluate and show bottom-up-attention detectors; recover published boxes.")
 
 
 def require_detectron2() -> None:
@@ -281,6 +281,76 @@ def show(
     for region in regions:
         print(f"{region['class_score']:.2f}  {region['attribute']} {region['class']}  at {region['box']}")
     print(out)
+
+
+@command(
+    butd_app,
+    "butd recover-boxes data/coco/precomp --images data/coco/images --out data/coco/recovered.h5",
+    resuming="the same command continues where it stopped",
+)
+def recover_boxes(
+    precomp: given.Precomp,
+    *,
+    images: given.Pictures,
+    split: given.PublishedSplit = None,
+    id_mapping: given.PicturesMapping = None,
+    max_pixels: given.MaxPixels = RunOptions.max_pixels,
+    min_cosine: given.MinCosine = MIN_COSINE,
+    config: given.Config = PUBLISHED,
+    weights: given.Weights = None,
+    precision: given.NetworkPrecision = Precision.FP32,
+    device: Device = "auto",
+    seed: given.Seed = None,
+    batch_size: given.BatchSize = 8,
+    workers: given.Workers = 2,
+    part_size: given.PartSize = None,
+    shard: given.Shard = None,
+    on_error: given.WhenUnreadable = OnError.SKIP,
+    out: given.RecoveredStore,
+    overwrite: given.Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Find the boxes of published features that come without, as SCAN's arrays do.
+
+    In each image the detector's proposals are matched with the published rows by cosine, and the store that is
+    written has the published features, unchanged, with the boxes of their proposals. A row whose cosine is too
+    small has no box. An interrupted run is continued by the same command. The exit code is 1 if an image could not
+    be read, or if no box was found at all.
+    """
+    share = parse_shard(shard)
+    require_detectron2()
+    from data_tools.devices import resolve_device
+    from extract.detector.precision import check_precision
+    from extract.run.extraction import extract, store_path
+    from extract.run.recovery import Recovered, plan_recovery
+
+    place, store = resolve_device(device), store_path(images, out)
+    check_precision(precision, place)
+    part = part_size or PART_SIZES[place.type]
+    plan = plan_recovery(
+        precomp,
+        images,
+        split=split,
+        min_cosine=min_cosine,
+        id_mapping=id_mapping,
+        config=config,
+        weights=weights,
+        seed=seed,
+        precision=precision,
+        options=RunOptions(batch_size, workers, part, on_error, share, overwrite, max_pixels),
+    )
+    if precomp.resolve() == store.resolve():
+        raise UsageError(f"{out}: holds the published features; fix: give the store another name")
+    if plan.sources.ignored:
+        print(f"note: {plan.sources.ignored_line()}", file=sys.stderr)
+    summary = extract(plan, store, place)
+    found = None if summary.parts_missing is not None else Recovered.of_store(store)
+    if as_json:
+        print_json({**summary.as_json(), "boxes": found and found.as_json()})
+    else:
+        print(summary.as_text(), *([found.as_text()] if found else []), sep="\n")
+    if summary.failures or (found and not found.recovered):
+        raise typer.Exit(1)
 
 
 extract_features = entry_point(extract_features_app)

@@ -61,6 +61,29 @@ Data = Annotated[
 ]
 SplitName = Annotated[str, option(INPUT, "Name of the split, for instance val or test.", metavar="NAME")]
 
+Precomp = Annotated[
+    Path,
+    argument(
+        "PRECOMP", "Folder of published features, SPLIT_ims.npy and SPLIT_ids.txt; or one array, or a store."
+    ),
+]
+Pictures = Annotated[
+    Path, option(INPUT, "Folder of the images, or a text file with one image per line.", metavar="IMAGES")
+]
+PicturesMapping = Annotated[
+    Path | None,
+    option(
+        INPUT,
+        "JSON object of image ids and files relative to --images; without one, file names are ids.",
+        metavar="FILE",
+        show_default="IMAGES/../id_mapping.json",
+    ),
+]
+PublishedSplit = Annotated[
+    str | None,
+    option(INPUT, "The only split of PRECOMP to read.", metavar="NAME", show_default="all splits"),
+]
+
 # Regions
 Selection = Annotated[
     Rule,
@@ -106,6 +129,16 @@ Nms = Annotated[
         min=0,
         max=1,
         show_default="0.3 for caffe, 0.5 for detectron2",
+    ),
+]
+MinCosine = Annotated[
+    float,
+    option(
+        REGIONS,
+        "Minimum cosine of a published feature with that of a proposal whose box it gets.",
+        metavar="COSINE",
+        min=0,
+        max=1,
     ),
 ]
 
@@ -200,6 +233,7 @@ Store = Annotated[
     Path | None,
     option(OUTPUT, "Feature store to write.", metavar="FILE", show_default="IMAGES/../precomp/features.h5"),
 ]
+RecoveredStore = Annotated[Path, option(OUTPUT, "Feature store to write.", metavar="FILE")]
 StoredDtype = Annotated[Dtype, option(OUTPUT, "Type of the stored features.")]
 BoxesOnly = Annotated[bool, flag(OUTPUT, "Store boxes, classes and attributes, but no features.", "--boxes-only")]
 Overwrite = Annotated[

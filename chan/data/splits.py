@@ -48,7 +48,7 @@ class FeatureSplit:
         return self.features.gather(self.rows[images], out)
 
     def boxes(self, image: int) -> np.ndarray:
-        """(K, 4) float32 x1 y1 x2 y2 in pixels of the upright image.
+        """(K, 4) float32 x1 y1 x2 y2 in pixels of the upright image; NaN for a region without a box.
 
         Raises:
             InputError: the features have no boxes.

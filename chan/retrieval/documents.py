@@ -9,13 +9,15 @@ images, exact, way, seconds, max_weight
 hits                    best first, see below
 
 A hit has `id`, `score`, `width` and `height` in pixels or null, `thumbnail` (an address, or null), `regions`
-([x1, y1, x2, y2] in pixels, or null), `labels` (attribute and class of each region, or null), `region` (the one
-that is like the one looked for, or null), and `words`: `word`, `value` (cosine, or attention), `region`, `box`,
-`drop` (by how much the score falls without the word).
+([x1, y1, x2, y2] in pixels, null for a region without a box; or null where none has one), `labels` (attribute and
+class of each region, or null), `region` (the one that is like the one looked for, or null), and `words`: `word`,
+`value` (cosine, or attention), `region`, `box`, `drop` (by how much the score falls without the word).
 """
 
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from chan.retrieval.index import ImageIndex
 from chan.retrieval.search import MAX_WEIGHT, Hit, IndexSearch, Query, Results
@@ -48,7 +50,7 @@ def of_match(match: WordMatch) -> dict[str, Any]:
         "word": match.word,
         "value": round(match.value, 4),
         "region": match.region,
-        "box": None if match.box is None else [round(float(edge), 1) for edge in match.box],
+        "box": None if match.box is None else _edges(match.box),
         "drop": None if match.drop is None else round(match.drop, 4),
     }
 
@@ -64,15 +66,20 @@ def _common(index: ImageIndex, results: Results, address: Address) -> dict[str, 
     }
 
 
+def _edges(box: np.ndarray) -> list[float] | None:
+    """A box in pixels; None where it is NaN, which JSON does not have: a region without a box."""
+    return None if np.isnan(box).any() else [round(float(edge), 1) for edge in box]
+
+
 def _hit(index: ImageIndex, hit: Hit, address: Address) -> dict[str, Any]:
-    boxes, size = index.column(hit.position, "boxes"), index.size(hit.position)
+    boxes, size = index.boxes(hit.position), index.size(hit.position)
     return {
         "id": hit.image_id,
         "score": round(hit.score, 5),
         "width": None if size is None else size[1],
         "height": None if size is None else size[0],
         "thumbnail": address(hit),
-        "regions": None if boxes is None else [[round(float(edge), 1) for edge in box] for box in boxes],
+        "regions": None if boxes is None else [_edges(box) for box in boxes],
         "labels": index.labels(hit.position),
         "region": hit.region,
         "words": [of_match(match) for match in hit.words],

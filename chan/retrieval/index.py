@@ -85,6 +85,11 @@ class ImageIndex:
         segment, row = self._place(position)
         return segment.store.gather_column(name, np.array([row])) if name in segment.columns else None
 
+    def boxes(self, position: int) -> np.ndarray | None:
+        """(K, 4) boxes of the regions of an image, NaN for a region that has none; None where none has one."""
+        segment, row = self._place(position)
+        return segment.store.boxes(row)
+
     def labels(self, position: int) -> list[str] | None:
         """Attribute and class of each region of an image, as "red car"; None where they have no names."""
         nouns = self._names(position, "class")

@@ -167,7 +167,7 @@ class Retriever:
             image: the (K, D) embeddings of one image.
             caption: the token embeddings of one sentence.
             words: the words of that sentence.
-            boxes: (K, 4) of the regions, if they are known.
+            boxes: (K, 4) of the regions, if they are known; NaN for a region that has none.
         """
         if self.model.has_one_vector:
             return []
@@ -178,7 +178,8 @@ class Retriever:
         for word in words:
             token = max(word.tokens, key=value.__getitem__)
             region = winner[token]
-            matches.append(WordMatch(word.text, value[token], region, None if boxes is None else boxes[region]))
+            box = None if boxes is None or np.isnan(boxes[region]).any() else boxes[region]
+            matches.append(WordMatch(word.text, value[token], region, box))
         return matches
 
     def open_index(self, folder: Path | str) -> IndexSearch:

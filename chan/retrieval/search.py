@@ -277,4 +277,4 @@ class IndexSearch:
         return Hit(index.image_ids[position], float(score), index.file(position), position, region=region)
 
     def _boxes(self, position: int) -> np.ndarray | None:
-        return self.index.column(position, "boxes")
+        return self.index.boxes(position)

@@ -43,7 +43,7 @@ class WordMatch:
         value: its largest cosine similarity with a region, of a word in pieces that of its best piece; with SCAN's
             attention the largest share of its attention (t2i), or its largest share of a region's (i2t).
         region: the region that has it, 0 to K - 1.
-        box: (4,) float32 x1 y1 x2 y2 of that region in pixels of the upright image; None where no boxes are known.
+        box: (4,) float32 x1 y1 x2 y2 of that region in pixels of the upright image; None where it is not known.
         drop: by how much the image's score falls when the word is struck; None where that was not asked for.
     """
 

@@ -18,6 +18,7 @@ from data_tools.errors import InputError
 from data_tools.files import replacing
 from data_tools.formats.conversion import open_source
 from data_tools.formats.source import RegionSource, named_by_ids
+from data_tools.store.schema import known_boxes
 
 LEVELS = (0.99, 0.999)  # cosines and IoUs from which rows count as equal
 WORST = 10
@@ -33,7 +34,7 @@ class Matching:
         rows: K and L.
         cosines: (n,) float64 of the matched rows.
         errors: (n,) float64, length of their difference relative to the length of the second set's row.
-        ious: (n,) float64 of their boxes; None where one of the sets has none.
+        ious: (at most n,) float64 of the boxes of rows that have one in both sets; None where a set has none.
     """
 
     rows: tuple[int, int]
@@ -52,7 +53,7 @@ def match(ours: np.ndarray, theirs: np.ndarray, boxes: tuple[np.ndarray, np.ndar
 
     Args:
         ours, theirs: features; a row of zeros has the cosine 0 with every row.
-        boxes: (K, 4) and (L, 4) x1 y1 x2 y2, if both sets have boxes.
+        boxes: (K, 4) and (L, 4) x1 y1 x2 y2, if both sets have boxes; NaN for a row without one.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -66,7 +67,7 @@ def match(ours: np.ndarray, theirs: np.ndarray, boxes: tuple[np.ndarray, np.ndar
     own, other = linear_sum_assignment(cosines, maximize=True)
     differences = np.linalg.norm(first[own] - second[other], axis=1)
     errors = differences / np.where(lengths[1][other] == 0, 1, lengths[1][other])
-    ious = None if boxes is None else box_ious(boxes[0][own], boxes[1][other])
+    ious = None if boxes is None else _known_ious(boxes[0][own], boxes[1][other])
     return Matching((len(ours), len(theirs)), cosines[own, other], errors, ious)
 
 
@@ -82,6 +83,12 @@ def box_ious(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     areas = sum((boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(axis=1) for boxes in (first, second))
     union = areas - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def _known_ious(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """As `box_ious`, of those pairs that are boxes on both sides."""
+    known = ~(np.isnan(first) | np.isnan(second)).any(axis=1)
+    return box_ious(first[known], second[known])
 
 
 @dataclass
@@ -229,7 +236,8 @@ def draw_histogram(found: Comparison, path: Path) -> None:
 def _match_images(first: RegionSource, row: int, second: RegionSource, other: int) -> Matching:
     blocks = first.image(row), second.image(other)
     columns = [block.regions for block in blocks]
-    boxes = (columns[0]["boxes"], columns[1]["boxes"]) if all("boxes" in found for found in columns) else None
+    ours, theirs = (known_boxes(found) for found in columns)
+    boxes = None if ours is None or theirs is None else (ours, theirs)
     return match(columns[0]["features"], columns[1]["features"], boxes)
 
 

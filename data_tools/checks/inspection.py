@@ -13,7 +13,7 @@ from data_tools.errors import InputError
 from data_tools.images.decoding import find_image_file, read_image
 from data_tools.images.drawing import draw_regions
 from data_tools.store.reading import FeatureStore
-from data_tools.store.schema import FORMAT, FORMAT_VERSION
+from data_tools.store.schema import FORMAT, FORMAT_VERSION, known_boxes
 
 SHOWN_ROWS = 3
 
@@ -137,7 +137,7 @@ def region_labels(store: FeatureStore, row: int, labels: Labels | None = None) -
 
 
 def draw_image(store: FeatureStore, image_id: str, images: Path, labels: Labels | None = None) -> Image.Image:
-    """Draw the regions of one image on it, with labels.
+    """Draw the regions of one image on it, with labels; those without a box are left out.
 
     Args:
         store: the opened store; it needs boxes.
@@ -153,8 +153,10 @@ def draw_image(store: FeatureStore, image_id: str, images: Path, labels: Labels 
     boxes = store.boxes(row)
     if boxes is None:
         raise InputError(f"{store.path}: holds no boxes")
-    if not np.isfinite(boxes).all():
+    columns = store.block(range(row, row + 1), features=False).regions
+    if not np.isfinite(columns["boxes"]).all():
         raise InputError(f"{store.path}: image {image_id}: a box is NaN or Inf")
+    known = np.flatnonzero(np.isfinite(boxes).all(axis=1))
     path = find_image_file(image_id, images)
     image = read_image(path)
     sizes = store.block(range(row, row + 1), features=False).image_sizes
@@ -163,7 +165,8 @@ def draw_image(store: FeatureStore, image_id: str, images: Path, labels: Labels 
             f"{path}: {image.shape[1]} x {image.shape[0]} pixels, but its regions in {store.path} were extracted "
             f"at {sizes[0, 1]} x {sizes[0, 0]}"
         )
-    return draw_regions(image, boxes, region_labels(store, row, labels))
+    names = region_labels(store, row, labels)
+    return draw_regions(image, boxes[known], [names[region] for region in known.tolist()])
 
 
 def as_text(inspected: dict[str, Any]) -> str:
@@ -212,10 +215,10 @@ def _row(store: FeatureStore, row: int) -> dict[str, Any]:
     first = "no region"
     if block.counts[0]:
         numbers = ", ".join(f"{value:.4g}" for value in block.regions["features"][0, :4])
-        box = (
-            " at " + ", ".join(f"{edge:.1f}" for edge in block.regions["boxes"][0])
-            if "boxes" in block.regions
-            else ""
-        )
+        boxes = known_boxes(block.regions)
+        box = ""
+        if boxes is not None:
+            edges = ", ".join(f"{edge:.1f}" for edge in boxes[0])
+            box = " without a box" if np.isnan(boxes[0]).any() else f" at {edges}"
         first = f"first region: {region_labels(store, row)[0]}{box}: {numbers}, ..."
     return {"id": block.image_ids[0], "regions": int(block.counts[0]), "size": size, "first": first}

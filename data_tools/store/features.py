@@ -57,7 +57,10 @@ class RegionFeatures(Protocol):
         """
 
     def boxes(self, row: int) -> np.ndarray | None:
-        """(K, 4) float32 x1 y1 x2 y2 in pixels of the upright original; None if the file has no boxes."""
+        """(K, 4) float32 x1 y1 x2 y2 in pixels of the upright original; None if the file has no boxes.
+
+        NaN for a region that has no box.
+        """
 
 
 class ScanFeatures:

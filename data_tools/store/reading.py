@@ -16,7 +16,7 @@ import numpy as np
 
 from data_tools.errors import InputError, UnavailableError, reading
 from data_tools.store.probing import DAMAGED, check_first
-from data_tools.store.schema import REGION_COLUMNS, SOURCES, Block, StoreSchema
+from data_tools.store.schema import REGION_COLUMNS, SOURCES, Block, StoreSchema, known_boxes
 from data_tools.store.structure import (
     check_mapping,
     checked_attributes,
@@ -184,8 +184,12 @@ class FeatureStore:
         return filled
 
     def boxes(self, row: int) -> np.ndarray | None:
-        """(K, 4) float32 x1 y1 x2 y2 in pixels of the upright original; None if the store has no boxes."""
-        return self._column("boxes", row) if "boxes" in self.datasets else None
+        """(K, 4) float32 x1 y1 x2 y2 in pixels of the upright original; None if the store has no boxes.
+
+        A region whose `box_confidence` is 0 has no box: NaN.
+        """
+        names = [name for name in ("boxes", "box_confidence") if name in self.datasets]
+        return known_boxes({name: self._column(name, row) for name in names})
 
     def gather_column(self, name: str, rows: np.ndarray) -> np.ndarray:
         """(sum of the counts of `rows`, ...): one of `REGION_COLUMNS` for several images, one after the other.

@@ -5,7 +5,7 @@ image i are the rows `offsets[i]:offsets[i + 1]` of every dataset with M rows.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ REGION_COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {  # besides features: 
     "class_scores": ("<f4", ()),
     "attribute_ids": ("<i4", ()),
     "attribute_scores": ("<f4", ()),
+    "box_confidence": ("<f4", ()),  # where boxes were recovered; 0: the region has no box
 }
 
 
@@ -43,6 +44,20 @@ class Block:
     regions: dict[str, np.ndarray]
     image_sizes: np.ndarray | None = None
     failures: tuple[dict[str, str], ...] = ()
+
+
+def known_boxes(regions: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """The boxes (m, 4) of a block's regions, NaN where a region has none; None without any boxes.
+
+    >>> columns = {"boxes": np.ones((2, 4), np.float32), "box_confidence": np.array([0.9, 0], np.float32)}
+    >>> known_boxes(columns)
+    array([[ 1.,  1.,  1.,  1.],
+           [nan, nan, nan, nan]], dtype=float32)
+    """
+    if "boxes" not in regions or "box_confidence" not in regions:
+        return regions.get("boxes")
+    known = regions["box_confidence"] > 0  # NaN is none either
+    return np.where(known[:, None], regions["boxes"], np.float32("nan"))
 
 
 @dataclass(frozen=True)

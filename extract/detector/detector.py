@@ -78,6 +78,15 @@ class Detector:
         ]
 
     @torch.inference_mode()
+    def classify(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class (K, C) and attribute (K, A) probabilities of features (K, D) float32 on the device, in float32.
+
+        They are those that `Proposals` have: without background, and without "none".
+        """
+        outputs = self.model.roi_heads.predict_features(features)
+        return outputs.class_logits.softmax(dim=1)[:, :-1], outputs.attribute_probabilities
+
+    @torch.inference_mode()
     def detect(self, image: torch.Tensor, geometry: Geometry) -> Instances:
         """The network's own detections in one image, as Detectron2 returns them, in pixels of the original."""
         height, width = geometry.original

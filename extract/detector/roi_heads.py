@@ -167,7 +167,10 @@ class BUTDROIHeads(Res5ROIHeads):
 
     def predict_regions(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> RegionOutputs:
         """Features and predictions of given boxes, one entry per image; the regions of all are concatenated."""
-        pooled = self._pooled_in_groups(features, boxes)
+        return self.predict_features(self._pooled_in_groups(features, boxes))
+
+    def predict_features(self, pooled: torch.Tensor) -> RegionOutputs:
+        """The predictions for features (R, D), which are part of the result."""
         class_logits, box_deltas = (output.float() for output in self.box_predictor(pooled))
         attributes = self.box_predictor.attribute_probabilities(pooled, class_logits.argmax(dim=1))
         return RegionOutputs(pooled, class_logits, box_deltas, attributes)

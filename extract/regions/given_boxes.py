@@ -40,6 +40,10 @@ def _of_store(path: Path) -> dict[str, np.ndarray]:
             boxes = store.boxes(row)
             if boxes is None:
                 raise InputError(f"{path}: this store has no boxes")
+            if np.isnan(boxes).any():
+                raise InputError(
+                    f"{path}: image {image_id}: region {int(np.isnan(boxes).any(axis=1).argmax())} has no box"
+                )
             if len(boxes):
                 found[image_id] = _checked(path, image_id, boxes)
         return found

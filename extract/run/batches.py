@@ -15,6 +15,7 @@ from extract.choices import Dtype, OnError, RunOptions
 from extract.detector.detector import Detector
 from extract.detector.proposals import Proposals
 from extract.regions.given_boxes import Boxes
+from extract.regions.recovery import Recovery
 from extract.regions.selection import Selection
 from extract.run.loading import Decoded, load
 from extract.run.overlap import AsyncStage, TimedEvent
@@ -29,7 +30,7 @@ class BatchRunner:
 
     Args:
         detector: gives proposals with their predictions.
-        selection: selects regions among them.
+        selection: selects regions among them, or recovers the boxes of published ones.
         sources: the list of images.
         options: see `RunOptions`; here `batch_size`, `workers` and `on_error` count.
         boxes: for each id the given boxes to predict for instead of proposals; None for proposals.
@@ -43,7 +44,7 @@ class BatchRunner:
     def __init__(
         self,
         detector: Detector,
-        selection: Selection,
+        selection: Selection | Recovery,
         sources: Sources,
         options: RunOptions,
         boxes: Boxes | None = None,
@@ -202,10 +203,22 @@ class BatchRunner:
         self, batch: list[Decoded], proposals: list[Proposals], start: TimedEvent, ready: TimedEvent
     ) -> dict[int, dict[str, np.ndarray]]:
         begin = time.perf_counter()
-        columns = select_batch(proposals, self.selection, self.dtype)
+        if isinstance(self.selection, Recovery):
+            columns = self._recovered(batch, proposals, self.selection)
+        else:
+            columns = select_batch(proposals, self.selection, self.dtype)
         self.seconds["network"] += start.seconds_to(ready)
         self.seconds["selection"] += time.perf_counter() - begin
         return {item.position: of_image for item, of_image in zip(batch, columns, strict=True)}
+
+    def _recovered(
+        self, batch: list[Decoded], proposals: list[Proposals], recovery: Recovery
+    ) -> list[dict[str, np.ndarray]]:
+        return [
+            recovery.columns(self.images[item.position].image_id, item.geometry.original, found, self.detector)
+            for item, found in zip(batch, proposals, strict=True)
+            if item.geometry is not None
+        ]
 
     def _proposals(self, batch: list[Decoded]) -> list[Proposals]:
         tensors = [torch.from_numpy(item.pixels) for item in batch if item.pixels is not None]
@@ -238,6 +251,7 @@ class BatchRunner:
         """Columns without rows, which give an empty part its shapes and types."""
         scores, ids = np.empty(0, np.float32), np.empty(0, np.int32)
         dim = 0 if self.dtype is None else self.detector.dim
+        confidence = {"box_confidence": scores} if isinstance(self.selection, Recovery) else {}
         return {
             "features": np.empty((0, dim), self.dtype or Dtype.FLOAT32),
             "boxes": np.empty((0, 4), np.float32),
@@ -245,6 +259,7 @@ class BatchRunner:
             "class_scores": scores,
             "attribute_ids": ids,
             "attribute_scores": scores,
+            **confidence,
         }
 
 

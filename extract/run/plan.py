@@ -11,6 +11,7 @@ from extract.build import build_detector
 from extract.choices import PUBLISHED, Dtype, Precision, Rule, RunOptions
 from extract.config import is_caffe, labels_of, load_config, provenance_text, with_values
 from extract.regions.given_boxes import Boxes, load_boxes
+from extract.regions.recovery import Recovery
 from extract.regions.selection import GivenBoxes, Selection, build_selection
 from extract.run.batches import BatchRunner
 from extract.run.provenance import image_list_sha256, software_versions
@@ -25,7 +26,7 @@ class ExtractionPlan:
     Attributes:
         cfg: the detector's configuration.
         weights: its weight file; None for a random network.
-        selection: the rule that selects regions.
+        selection: the rule that selects regions, or what recovers the boxes of published ones.
         sources: the list of images.
         boxes: for each id the given boxes to predict for instead of proposals; None for proposals.
         precision: of the network.
@@ -35,7 +36,7 @@ class ExtractionPlan:
 
     cfg: CfgNode
     weights: Path | None
-    selection: Selection
+    selection: Selection | Recovery
     sources: Sources
     boxes: Boxes | None = None
     precision: Precision = Precision.FP32

@@ -69,6 +69,25 @@ class Sources:
         more = f" and {others} other endings" if others > 0 else ""
         return f"{self.ignored.total()} files in {self.folder} are not read as images: {', '.join(kinds)}{more}"
 
+    def limited_to(self, wanted: Iterable[str], listing: Path, what: str = "ids") -> "Sources":
+        """The images of these ids, in this order; an id without an image is reported as a failure.
+
+        Args:
+            wanted: the ids; repeated ones count once.
+            listing: where they are from, for messages.
+            what: they are there, for messages.
+
+        Raises:
+            InputError: no image has one of the ids.
+        """
+        ids = dict.fromkeys(wanted)
+        known = {image.image_id: image for image in reversed(self.images)}  # the first of one id wins
+        if not known.keys() & ids.keys():
+            raise InputError(f"{listing}: none of its {len(ids)} {what} is the id of an image in {self.folder}")
+        unknown = f"no image has this id, which {listing.name} lists"
+        images = [known.get(image_id) or SourceImage(image_id, "", unknown) for image_id in ids]
+        return Sources(self.folder, images, self.ignored)
+
 
 def find_sources(images: Path, id_mapping: Path | None = None, split: Path | None = None) -> Sources:
     """The images of a folder or list.
@@ -98,7 +117,10 @@ def find_sources(images: Path, id_mapping: Path | None = None, split: Path | Non
         raise InputError(f"{images}: no such folder or list of images")
     if split is None:
         return sources
-    return Sources(sources.folder, _limited(sources.images, split), sources.ignored)
+    wanted = [line.strip() for line in read_text(split).splitlines() if line.strip()]
+    if not wanted:
+        raise InputError(f"{split}: expected one id per line, found none")
+    return sources.limited_to(wanted, split, "lines")
 
 
 def _of_folder(folder: Path, id_mapping: Path | None) -> Sources:
@@ -180,17 +202,3 @@ def _first_of_each_id(entries: Iterable[tuple[str, Path]]) -> list[SourceImage]:
 
 def _printable(text: str) -> str:
     return text if text.isprintable() else ascii(text)
-
-
-def _limited(images: list[SourceImage], split: Path) -> list[SourceImage]:
-    """The images of the ids in a file, in its order; an id without an image is reported as a failure."""
-    wanted = dict.fromkeys(line.strip() for line in read_text(split).splitlines() if line.strip())
-    if not wanted:
-        raise InputError(f"{split}: expected one id per line, found none")
-    known = {image.image_id: image for image in reversed(images)}  # the first of one id wins
-    if not known.keys() & wanted.keys():
-        raise InputError(
-            f"{split}: none of its {len(wanted)} lines is the id of an image; expected one id per line"
-        )
-    unknown = f"no image has this id, which {split.name} lists"
-    return [known.get(image_id) or SourceImage(image_id, "", unknown) for image_id in wanted]

@@ -17,6 +17,7 @@ TINY = {
     "loading": "--workers 0 1 --count 4 --repeats 1",
     "reading": "--images 50 --batch 8 --workers 0 --seconds 0.05 --turns 1",
     "joining": "--images 20 --part 10",
+    "recovery": "--weights random --count 2",
 }
 SECTIONS = {
     "evaluation": "evaluation 8 fp32",

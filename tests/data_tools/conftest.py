@@ -13,7 +13,8 @@ def make_block():
         rows = int(sum(counts))
         regions = {"features": rng.normal(size=(rows, dim)).astype(dtype)}
         for name, (kind, trailing) in REGION_COLUMNS.items():
-            regions[name] = rng.integers(0, 100, (rows, *trailing)).astype(kind)
+            low = 1 if name == "box_confidence" else 0  # 0 says that there is no box
+            regions[name] = rng.integers(low, 100, (rows, *trailing)).astype(kind)
         sizes = rng.integers(1, 999, (len(image_ids), 2)).astype(np.int32)
         return Block(list(image_ids), np.array(counts, dtype=np.int64), regions, sizes)
 

@@ -29,7 +29,8 @@ def block(ids: list[str], seed: int = 0) -> Block:
     rows = REGIONS * len(ids)
     regions = {"features": rng.normal(size=(rows, DIM)).astype(np.float32)}
     for name, (kind, trailing) in REGION_COLUMNS.items():
-        regions[name] = rng.integers(0, 3, (rows, *trailing)).astype(kind)
+        low = 1 if name == "box_confidence" else 0  # 0 says that there is no box, which readers of boxes refuse
+        regions[name] = rng.integers(low, 3, (rows, *trailing)).astype(kind)
     regions["boxes"] = np.sort(rng.uniform(0, 60, (rows, 2, 2)), axis=1).reshape(rows, 4).astype(np.float32)
     return Block(ids, np.full(len(ids), REGIONS), regions, np.full((len(ids), 2), (60, 80), np.int32))
 

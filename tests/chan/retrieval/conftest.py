@@ -45,7 +45,7 @@ def retriever(run: Path) -> Retriever:
 def made_index(run: Path, tmp_path: Path) -> Callable[[Sequence[Sequence[np.ndarray]]], Path]:
     """Write an index whose segments hold the given embeddings, (K, D) per image; ids are i0, i1, ..."""
 
-    def make(segments: Sequence[Sequence[np.ndarray]], removed: Sequence[str] = ()) -> Path:
+    def make(segments: Sequence[Sequence[np.ndarray]], columns: dict[str, np.ndarray] | None = None) -> Path:
         folder = tmp_path / "made.index"
         (folder).mkdir()
         (folder / MODEL).symlink_to(run)
@@ -54,7 +54,7 @@ def made_index(run: Path, tmp_path: Path) -> Callable[[Sequence[Sequence[np.ndar
             names = [f"i{number + place}" for place in range(len(images))]
             number += len(images)
             rows = np.concatenate(images).astype(np.float16)
-            block = Block(names, np.array([len(image) for image in images]), {"features": rows})
+            block = Block(names, np.array([len(image) for image in images]), {"features": rows, **(columns or {})})
             write_segment(folder, manifest.next_name(), [block], StoreSchema.of([block]), [""] * len(names), {})
             manifest = manifest.with_segment(len(names), len(rows))
         manifest.save(folder)

@@ -6,6 +6,7 @@ import torch
 
 from chan.packing import Packed, pack
 from chan.retrieval import scan as scanning
+from chan.retrieval.documents import of_sentence
 from chan.retrieval.index import ImageIndex
 from chan.retrieval.indexing import remove_from_index
 from chan.retrieval.scan import best, scan
@@ -158,3 +159,23 @@ def test_an_empty_sentence_is_refused(made_index, retriever, text):
     searched = retriever.open_index(made_index([collection(9, 3)]))
     with pytest.raises(InputError, match="no word"):
         searched.search(text)
+
+
+def test_a_region_without_a_box_is_no_place_in_the_picture(made_index, retriever):
+    """Neither for the words that it wins nor for a point, and the plain data of a page have null."""
+    random = np.random.default_rng(7)
+    columns = {
+        "boxes": np.array([[0, 0, 9, 9], [0, 0, 4, 4]], np.float32),
+        "box_confidence": np.array([0, 0.9], np.float32),
+    }
+    searched = retriever.open_index(made_index([[random.normal(size=(2, DIM))]], columns=columns))
+    [hit] = searched.search("a red square and a blue circle", k=1).hits
+    won = {match.region: match.box for match in hit.words}
+    assert 0 in won
+    assert all((box is None) == (region == 0) for region, box in won.items())
+    [plain] = of_sentence(searched, searched.query("a red square"), searched.search("a red square"), str)["hits"]
+    assert plain["regions"] == [None, [0.0, 0.0, 4.0, 4.0]]
+    assert all(word["box"] == plain["regions"][word["region"]] for word in plain["words"])
+    assert searched.region_at("i0", 3, 3) == 1
+    with pytest.raises(InputError, match="no region holds the point 8, 8"):
+        searched.region_at("i0", 8, 8)

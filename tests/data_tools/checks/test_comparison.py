@@ -135,3 +135,14 @@ def test_what_cannot_be_compared_is_one_line(ours, tmp_path):
         compare_features(ours[0], tmp_path / "other.h5")
     (tmp_path / "id_mapping.json").write_text(json.dumps({"5": "x.jpg"}))
     assert compare_features(ours[0], tmp_path / "other.h5", tmp_path / "id_mapping.json").images == 1
+
+
+def test_rows_without_a_box_have_no_overlap(tmp_path):
+    features = np.eye(4, 5, dtype=np.float32)
+    boxes = np.tile(np.array([[1, 2, 30, 40]], np.float32), (4, 1))
+    for name, confidence in (("a", [1, 0, 0.5, 1]), ("b", [1, 1, 1, 0])):
+        columns = {"features": features, "boxes": boxes, "box_confidence": np.array(confidence, np.float32)}
+        block = Block(["7"], np.array([4]), columns)
+        write_store(tmp_path / f"{name}.h5", [block], StoreSchema.of([block]), {})
+    found = compare_features(tmp_path / "a.h5", tmp_path / "b.h5")
+    assert (found.matched, found.boxes, found.iou_sum) == (4, 2, 2.0)

@@ -108,3 +108,16 @@ def test_a_store_without_boxes_cannot_be_drawn(tmp_path, block):
     bare = dataclasses.replace(block, regions={"features": block.regions["features"]})
     with pytest.raises(InputError, match="holds no boxes"):
         draw_image(store_of(tmp_path / "f.h5", bare), "a", tmp_path)
+
+
+def test_a_region_without_a_box_is_not_drawn(tmp_path, block):
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (40, 30), (9, 9, 9)).save(images / "a.png")
+    columns = block.regions | {"box_confidence": np.array([0, 1, 1, 1, 1], np.float32)}
+    store = store_of(tmp_path / "f.h5", dataclasses.replace(block, regions=columns))
+    rest = {name: values[1:] for name, values in block.regions.items()}
+    second = dataclasses.replace(block, counts=np.array([1, 0, 3]), regions=rest)
+    expected = draw_image(store_of(tmp_path / "g.h5", second), "a", images)
+    np.testing.assert_array_equal(draw_image(store, "a", images), expected)
+    assert "without a box" in inspect_store(store)["rows"][0]["first"]

@@ -13,7 +13,7 @@ from data_tools.formats.conversion import Choices, convert
 from data_tools.formats.tsv import TsvSource
 from data_tools.formats.tsv_rows import BUTD, LXMERT
 from data_tools.store.reading import FeatureStore
-from data_tools.store.schema import REGION_COLUMNS, StoreSchema
+from data_tools.store.schema import StoreSchema
 from data_tools.store.writing import write_store
 
 
@@ -37,7 +37,7 @@ def same(path, block, columns, sizes=True):
         assert found.image_sizes is None
 
 
-LOSSY = {"scan": (), "butd": ("boxes",), "milvlg": ("boxes",), "lxmert": tuple(REGION_COLUMNS)}
+LOSSY = {"scan": (), "butd": ("boxes",), "milvlg": ("boxes",), "lxmert": tuple(LXMERT.columns)}
 
 
 TARGETS = [("butd", "f.tsv"), ("lxmert", "f.tsv"), ("milvlg", "archives"), ("scan", "f_ims.npy")]

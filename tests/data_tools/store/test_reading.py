@@ -167,3 +167,17 @@ def test_the_blocks_of_a_store_are_the_store(tmp_path_factory, counts, size, mak
     store = FeatureStore(write(folder / "one.h5", [whole]))
     write_store(folder / "two.h5", store.blocks(size), store.schema, store.provenance)
     assert (folder / "one.h5").read_bytes() == (folder / "two.h5").read_bytes()
+
+
+def test_a_region_of_no_confidence_has_no_box(tmp_path, make_block):
+    block = make_block(["a", "b"], [2, 3])
+    block.regions["box_confidence"][:] = [1, 0, 0.25, np.nan, 1]
+    path = tmp_path / "f.h5"
+    write_store(path, [block], StoreSchema.of([block]), {})
+    store = FeatureStore(path)
+    for row, kept in ((0, [True, False]), (1, [True, False, True])):
+        boxes, stored = store.boxes(row), store.block(range(row, row + 1)).regions["boxes"]
+        assert boxes is not None
+        assert np.isfinite(boxes).all(axis=1).tolist() == kept
+        np.testing.assert_array_equal(boxes[kept], stored[kept])
+        assert np.isnan(boxes[~np.array(kept)]).all()

@@ -17,7 +17,7 @@ from data_tools.store.joining import join_parts, join_stores
 from data_tools.store.parts import Parts
 from data_tools.store.probing import check_first
 from data_tools.store.reading import FeatureStore, _open_for_reading
-from data_tools.store.schema import Block, StoreSchema
+from data_tools.store.schema import REGION_COLUMNS, Block, StoreSchema
 from data_tools.store.writing import write_store
 
 CASES = Path(__file__).resolve().parents[4] / "shared" / "cases" / "stores"
@@ -43,7 +43,7 @@ def alone(name, *args, **options):
     """Without the columns whose shape would have to agree."""
 
     def change(file):
-        for other in ("boxes", "image_sizes", "class_ids", "class_scores", "attribute_ids", "attribute_scores"):
+        for other in ("image_sizes", *REGION_COLUMNS):
             del file[other]
         replace_dataset(name, *args, **options)(file)
 

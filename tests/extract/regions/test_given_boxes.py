@@ -83,3 +83,9 @@ def test_boxes_that_are_none_are_one_line(tmp_path, rows):
     with pytest.raises(InputError, match=r"boxes\.json: .*image 7") as raised:
         load_boxes(tmp_path / "boxes.json")
     assert "\n" not in str(raised.value)
+
+
+def test_a_region_of_a_store_that_has_no_box_is_named(tmp_path):
+    columns = {"boxes": np.ones((2, 4), np.float32), "box_confidence": np.array([1, 0], np.float32)}
+    with pytest.raises(InputError, match="image a: region 1 has no box"):
+        load_boxes(store(tmp_path / "f.h5", columns))

@@ -145,7 +145,8 @@ function frame(hit) {
 
 function overlay(hit) {
   const area = ([x1, y1, x2, y2]) => (x2 - x1) * (y2 - y1);
-  const order = hit.regions.map((_, region) => region).sort((a, b) => area(hit.regions[b]) - area(hit.regions[a]));
+  const known = hit.regions.map((_, region) => region).filter((region) => hit.regions[region]); // others have no box
+  const order = known.sort((a, b) => area(hit.regions[b]) - area(hit.regions[a]));
   const groups = order.map((region) => regionOf(hit, region)); // small regions lie on top
   const picture = draw("svg", { viewBox: `0 0 ${hit.width} ${hit.height}`, role: "group", "aria-label": `regions of ${hit.id}` }, groups);
   return picture;
