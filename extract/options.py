@@ -109,6 +109,17 @@ Nms = Annotated[
     ),
 ]
 
+GridCells = Annotated[
+    int | None,
+    option(
+        REGIONS,
+        "Take the N x N cells of each image as its regions, without classes and attributes: res5 of the whole "
+        "feature map, averaged over each cell.",
+        metavar="N",
+        min=1,
+    ),
+]
+
 # Network
 Config = Annotated[str, config_option("extract", NETWORK)]
 Weights = Annotated[

@@ -172,6 +172,12 @@ class BUTDROIHeads(Res5ROIHeads):
         attributes = self.box_predictor.attribute_probabilities(pooled, class_logits.argmax(dim=1))
         return RegionOutputs(pooled, class_logits, box_deltas, attributes)
 
+    def pool_grid(self, features: dict[str, torch.Tensor], cells: int) -> torch.Tensor:
+        """(B, cells * cells, D): res5 of the whole map, averaged over each cell; the cells row by row."""
+        [name] = self.in_features
+        maps = self.res5(features[name])
+        return F.adaptive_avg_pool2d(maps.float(), cells).flatten(2).transpose(1, 2)
+
     def _pooled_in_groups(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
         first = features[self.in_features[0]]
         if first.device.type != "cpu":
