@@ -40,7 +40,7 @@ class Detector:
     @property
     def dim(self) -> int:
         """D."""
-        return int(self.model.roi_heads.box_predictor.cls_score.in_features)
+        return int(self.model.roi_heads.dim)
 
     @property
     def device(self) -> torch.device:

@@ -18,7 +18,7 @@ from data_tools.images.decoding import UnreadableImageError, decode_image, to_rg
 from data_tools.store.schema import REGION_COLUMNS, Block
 from extract.build import build_detector
 from extract.choices import PUBLISHED, OnError, Precision, Rule, RunOptions
-from extract.config import is_caffe, labels_of, load_config, with_values
+from extract.config import check_detects, is_caffe, labels_of, load_config, with_values
 from extract.detector.detector import Detector
 from extract.detector.precision import check_precision
 from extract.regions.selection import Grid, Selection, build_selection, check_no_selection
@@ -115,8 +115,8 @@ class Extractor:
 
         Raises:
             InputError: the configuration or the weights cannot be read, fetched or matched.
-            UsageError: this machine has no such device or precision, the configuration needs `weights`, or `grid`
-                comes with settings of a selection.
+            UsageError: this machine has no such device or precision, the configuration needs `weights` or `grid`,
+                or `grid` comes with settings of a selection.
             ValueError: there is no such precision, selection or grid.
         """
         where, arithmetic = resolve_device(device), Precision(precision)
@@ -131,6 +131,7 @@ class Extractor:
             check_no_selection("grid", Rule(selection), bounds, threshold, nms)
             rule = Grid(grid)
         else:
+            check_detects(cfg)
             low, high = bounds or cfg.TEST.REGIONS
             rule = build_selection(Rule(selection), (low, high), threshold, nms, is_caffe(cfg))
         detector = build_detector(cfg, find_weights_of(config, weights), where, arithmetic)

@@ -10,7 +10,7 @@ from data_tools.detection.labels import Labels
 from data_tools.errors import UsageError
 from extract.build import build_detector
 from extract.choices import PUBLISHED, Dtype, Precision, Rule, RunOptions
-from extract.config import is_caffe, labels_of, load_config, provenance_text, with_values
+from extract.config import check_detects, is_caffe, labels_of, load_config, provenance_text, with_values
 from extract.regions.given_boxes import Boxes, load_boxes
 from extract.regions.selection import GivenBoxes, Grid, Selection, build_selection, check_no_selection
 from extract.run.batches import BatchRunner
@@ -107,7 +107,7 @@ def plan_extraction(
 
     Raises:
         UsageError: `boxes` or `grid` together with settings of a selection, with each other, or `grid` without
-            features; or the configuration has no default weights.
+            features; or the configuration has no default weights, or is for grids only.
         InputError: the configuration, the list, the boxes or the weights cannot be read.
     """
     for option, value in (("--boxes", boxes), ("--grid", grid)):
@@ -116,6 +116,8 @@ def plan_extraction(
     if grid is not None and (boxes is not None or dtype is None):
         raise UsageError(f"--grid does not go with --boxes{'-only' if boxes is None else ''}")
     cfg = with_values(load_config(config), seed=seed)
+    if grid is None:
+        check_detects(cfg)
     sources = find_sources(images, id_mapping, split)
     given = None if boxes is None else load_boxes(boxes)
     selection: Selection

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from data_tools.errors import InputError
 from data_tools.images.decoding import decode_bgr
 from extract.build import build_detector
 from extract.config import load_config
@@ -347,6 +348,35 @@ def test_the_cells_of_a_grid(tmp_path, config, size):
         assert found.features.shape == expected.shape == (cells**2, 256)
         assert np.abs(found.features.numpy() - expected).max() <= TOLERANCE * np.abs(expected).max()
         assert found.class_probabilities.shape == found.attribute_probabilities.shape == (cells**2, 0)
+
+
+@pytest.mark.parametrize(
+    ("config", "depth", "std"),
+    [("grid_r50", 50, (1, 1, 1)), ("grid_x101", 101, (57.375, 57.12, 58.395)), ("grid_x152", 152, (1, 1, 1))],
+)
+def test_files_of_grid_feats_vqa(tmp_path, config, depth, std):
+    grouped = depth > 50
+    recipe = small(MILVLG_D2, layout="grid_feats", halving=(1, 2) if grouped else (2, 1))
+    state = files.random_state(depth=depth, stem=16, out=32, width=8, groups=4 if grouped else 1)
+    state = files.calibrated(recipe, files.to_grid_feats(state, rpn=256, hidden=48), picture())
+    torch.save({"model": state, "iteration": 89999}, tmp_path / "grid.pth")
+    changes = {**(GROUPED if grouped else {}), "MODEL.ROI_BOX_HEAD.FC_DIM": 48}
+    detector = build_detector(narrow(config, **changes), tmp_path / "grid.pth", CPU)
+    assert detector.dim == 256
+    for size in ((190, 250), (333, 71), (97, 180)):
+        image = np.array(Image.fromarray(picture()).resize(size[::-1]))
+        resized, geometry = detector.resizing(image)
+        pixels = reference.prepared(recipe, image)[0] / torch.tensor(std).view(1, 3, 1, 1)
+        for cells in (1, 4, 7, 13):
+            [found] = detector.pool_grid([resized], [geometry], cells)
+            expected = reference.grid(recipe, state, image, cells, pixels)
+            assert found.features.shape == expected.shape == (cells**2, 256)
+            assert expected.std(axis=0).mean() > 0.01 * expected.mean() or cells == 1  # the cells differ
+            assert np.abs(found.features.numpy() - expected).max() <= TOLERANCE * np.abs(expected).max()
+    del state["backbone.res5.2.conv3.weight"]
+    torch.save({"model": state}, tmp_path / "grid.pth")
+    with pytest.raises(InputError, match=r"missing: backbone\.res5\.2\.conv3\.weight"):
+        build_detector(narrow(config, **changes), tmp_path / "grid.pth", CPU)
 
 
 @pytest.mark.slow
