@@ -23,6 +23,8 @@ OTHER_WEIGHTS = {  # what to give for a configuration whose weights are not fetc
 }
 RANDOM_WEIGHTS = "random"  # the word for an untrained network, as a baseline
 
+MAX_CELLS = 100  # along a side of a grid; the map of a published network has at most 63 places
+
 
 class Rule(StrEnum):
     """Which published rule selects regions among an image's proposals; see extract/regions/selection.py."""

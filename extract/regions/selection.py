@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from data_tools.errors import UsageError
-from extract.choices import Rule
+from extract.choices import MAX_CELLS, Rule
 from extract.detector.boxes import nms
 from extract.detector.proposals import Proposals
 from extract.regions.nms import per_class_nms
@@ -178,14 +178,14 @@ class Grid(_All):
         cells: along each side.
 
     Raises:
-        ValueError: `cells` is not positive.
+        ValueError: `cells` is not 1 to `MAX_CELLS`.
     """
 
     cells: int
 
     def __post_init__(self) -> None:
-        if self.cells < 1:
-            raise ValueError(f"need a grid of at least 1 cell along each side, got {self.cells}")
+        if not 1 <= self.cells <= MAX_CELLS:
+            raise ValueError(f"need a grid of 1 to {MAX_CELLS} cells along each side, got {self.cells}")
 
     @property
     def min_boxes(self) -> int:

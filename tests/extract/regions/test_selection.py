@@ -170,8 +170,9 @@ def test_cells_are_all_kept_in_their_order():
     boxes, probabilities = scene(np.random.default_rng(1), 9, 3)
     assert Grid(3)(proposals(boxes, probabilities)).rows.tolist() == list(range(9))
     assert (Grid(3).min_boxes, Grid(3).provenance_line()) == (9, "grid 3")
-    with pytest.raises(ValueError, match="at least 1 cell"):
-        Grid(0)
+    for cells in (0, 101):
+        with pytest.raises(ValueError, match=f"1 to 100 cells along each side, got {cells}"):
+            Grid(cells)
 
 
 def test_settings_replace_those_of_a_rule():

@@ -75,7 +75,7 @@ def test_cells_are_the_bytes_of_a_store(pictures, tmp_path):
     for settings in ({"num_boxes": 9}, {"selection": "detectron2"}, {"threshold": 0.1}, {"nms": 0.4}):
         with pytest.raises(UsageError, match="grid gives all regions"):
             Extractor.from_pretrained("scenes", weights="random", grid=5, device="cpu", **settings)
-    with pytest.raises(ValueError, match="at least 1 cell"):
+    with pytest.raises(ValueError, match="1 to 100 cells"):
         Extractor.from_pretrained("scenes", weights="random", grid=0, device="cpu")
 
 
