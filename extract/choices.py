@@ -11,13 +11,19 @@ from data_tools.errors import UsageError
 PUBLISHED = "butd_r101_caffe"  # the default configuration, of configs/extract
 PUBLISHED_WEIGHTS = "unc-nlp/frcnn-vg-finetuned"  # a Hugging Face repository: the 36-box model
 DEFAULT_WEIGHTS = {PUBLISHED: PUBLISHED_WEIGHTS, "butd_r101_airsplay": PUBLISHED_WEIGHTS}
+_GRID_WEIGHTS = "https://dl.fbaipublicfiles.com/grid-feats-vqa"
 OTHER_WEIGHTS = {  # what to give for a configuration whose weights are not fetched by themselves
     "butd_r101_caffe_10_100": "https://storage.googleapis.com/up-down-attention/"
     "resnet101_faster_rcnn_final.caffemodel (Anderson et al.), "
     "bua-caffe-frcn-r101-k10-100.pth (MILVLG/bottom-up-attention.pytorch) or "
-    "faster_rcnn_from_caffe_attr_original.pkl (airsplay/py-bottom-up-attention)"
+    "faster_rcnn_from_caffe_attr_original.pkl (airsplay/py-bottom-up-attention)",
+    "grid_r50": f"{_GRID_WEIGHTS}/R-50/R-50.pth",
+    "grid_x101": f"{_GRID_WEIGHTS}/X-101/X-101.pth",
+    "grid_x152": f"{_GRID_WEIGHTS}/X-152/X-152.pth",
 }
 RANDOM_WEIGHTS = "random"  # the word for an untrained network, as a baseline
+
+MAX_CELLS = 100  # along a side of a grid; the map of a published network has at most 63 places
 
 
 class Rule(StrEnum):

@@ -46,6 +46,7 @@ def extract_features_command(
     id_mapping: given.IdMapping = None,
     ids: given.Ids = None,
     boxes: given.GivenBoxes = None,
+    grid: given.GridCells = None,
     max_pixels: given.MaxPixels = RunOptions.max_pixels,
     selection: given.Selection = Rule.CAFFE,
     num_boxes: given.NumBoxes = None,
@@ -106,6 +107,7 @@ def extract_features_command(
         threshold=threshold,
         nms=nms,
         boxes=boxes,
+        grid=grid,
         precision=precision,
         dtype=None if boxes_only else dtype,
         options=options,
@@ -229,12 +231,13 @@ def evaluate(
     require_detectron2()
     from data_tools.devices import resolve_device
     from extract.build import build_detector
-    from extract.config import load_config
+    from extract.config import check_detects, load_config
     from extract.training.data import check_labels, load_detection_split
     from extract.training.evaluation import evaluate_detector
     from extract.weights.locating import find_weights
 
     cfg = load_config(config)
+    check_detects(cfg)
     annotated = load_detection_split(data, split)
     check_labels(cfg, annotated)
     detector = build_detector(cfg, find_weights(weights), resolve_device(device))
@@ -264,12 +267,13 @@ def show(
     from data_tools.devices import resolve_device
     from data_tools.files import replacing
     from extract.build import build_detector
-    from extract.config import is_caffe, labels_of, load_config, with_values
+    from extract.config import check_detects, is_caffe, labels_of, load_config, with_values
     from extract.regions.selection import build_selection
     from extract.run.showing import show_image
     from extract.weights.locating import find_weights_of
 
     cfg = with_values(load_config(config), seed=seed)
+    check_detects(cfg)
     detector = build_detector(cfg, find_weights_of(config, weights), resolve_device(device))
     rule = build_selection(selection, (num_boxes, num_boxes), inclusive=is_caffe(cfg))
     drawing, regions = show_image(image, detector, rule, labels_of(cfg))

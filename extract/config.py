@@ -8,9 +8,11 @@ from detectron2.config import CfgNode, get_cfg
 
 from data_tools.configs import check_yaml, find_config
 from data_tools.detection.labels import Labels, load_labels
-from data_tools.errors import InputError, reading
+from data_tools.errors import InputError, UsageError, reading
 from data_tools.files import read_text
 from extract.detector.resizing import METHODS
+
+GRID_HEADS = "GridROIHeads"  # of networks from which only a grid is taken
 
 
 def butd_config() -> CfgNode:
@@ -70,7 +72,7 @@ def _check_choices(cfg: CfgNode, path: Path) -> None:
         ("INPUT.RESIZE", cfg.INPUT.RESIZE, METHODS),
         ("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER, ("SGD", "AdamW")),
         ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, ("BottomUpAttention",)),
-        ("MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME, ("BUTDROIHeads",)),
+        ("MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME, ("BUTDROIHeads", GRID_HEADS)),
         ("MODEL.ROI_ATTRIBUTE_HEAD.NONE", cfg.MODEL.ROI_ATTRIBUTE_HEAD.NONE, ("dropped", "counted", "absent")),
         ("MODEL.PROPOSAL_GENERATOR.NAME", cfg.MODEL.PROPOSAL_GENERATOR.NAME, ("RPN", "CaffeRPN")),
         (
@@ -103,6 +105,12 @@ def _check_choices(cfg: CfgNode, path: Path) -> None:
 def is_caffe(cfg: CfgNode) -> bool:
     """Whether boxes are Caffe's, `inclusive` in extract/detector/boxes.py."""
     return bool(cfg.MODEL.PROPOSAL_GENERATOR.NAME == "CaffeRPN")
+
+
+def check_detects(cfg: CfgNode) -> None:
+    """Raise `UsageError` where a network is for grids only."""
+    if cfg.MODEL.ROI_HEADS.NAME == GRID_HEADS:
+        raise UsageError("this configuration's network is for extract-features --grid N (in Python: grid=N) only")
 
 
 def labels_of(cfg: CfgNode) -> Labels:

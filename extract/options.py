@@ -15,7 +15,17 @@ from data_tools.options import (
     option,
     seed_option,
 )
-from extract.choices import DEFAULT_WEIGHTS, PART_SIZES, PUBLISHED_WEIGHTS, Dtype, Engine, OnError, Precision, Rule
+from extract.choices import (
+    DEFAULT_WEIGHTS,
+    MAX_CELLS,
+    PART_SIZES,
+    PUBLISHED_WEIGHTS,
+    Dtype,
+    Engine,
+    OnError,
+    Precision,
+    Rule,
+)
 
 MAX_SEED = 2**32 - 1  # NumPy's
 
@@ -139,6 +149,18 @@ MinCosine = Annotated[
         metavar="COSINE",
         min=0,
         max=1,
+    ),
+]
+
+GridCells = Annotated[
+    int | None,
+    option(
+        REGIONS,
+        "Take the N x N cells of each image as its regions, without classes and attributes: res5 of the whole "
+        "feature map, averaged over each cell.",
+        metavar="N",
+        min=1,
+        max=MAX_CELLS,
     ),
 ]
 

@@ -4,7 +4,7 @@
 pixel of an image is w - 1; non-maximum suppression drops a box at IoU >= threshold. Otherwise coordinates are
 continuous, as in Detectron2: the width is x2 - x1, the image ends at w, a box is dropped at IoU > threshold.
 
-No function here makes a tensor from Python numbers: on a GPU the host would wait for the copy.
+No function here makes a tensor on a GPU from Python numbers: the host would wait for the copy.
 
 Shapes: P boxes, x1 y1 x2 y2.
 """
@@ -67,6 +67,22 @@ def clip(boxes: torch.Tensor, size: tuple[int, int], inclusive: bool) -> torch.T
     clipped[:, 0::2].clamp_(max=width - one)
     clipped[:, 1::2].clamp_(max=height - one)
     return clipped
+
+
+def grid_boxes(size: tuple[int, int], cells: int) -> torch.Tensor:
+    """(cells * cells, 4) continuous boxes, row by row, that tile an image of this (height, width).
+
+    >>> grid_boxes((10, 30), 2)
+    tensor([[ 0.,  0., 15.,  5.],
+            [15.,  0., 30.,  5.],
+            [ 0.,  5., 15., 10.],
+            [15.,  5., 30., 10.]])
+    """
+    steps = torch.arange(cells + 1, dtype=torch.float64)
+    y, x = ((steps * side / cells).float() for side in size)
+    top, left = torch.meshgrid(y[:-1], x[:-1], indexing="ij")
+    bottom, right = torch.meshgrid(y[1:], x[1:], indexing="ij")
+    return torch.stack([left, top, right, bottom], dim=2).view(-1, 4)
 
 
 class CaffeBoxTransform:

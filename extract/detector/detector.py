@@ -9,7 +9,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from extract.choices import Precision
-from extract.detector.boxes import clip
+from extract.detector.boxes import clip, grid_boxes
 from extract.detector.network import BottomUpAttention
 from extract.detector.precision import precision_context
 from extract.detector.proposals import Proposals
@@ -40,7 +40,7 @@ class Detector:
     @property
     def dim(self) -> int:
         """D."""
-        return int(self.model.roi_heads.box_predictor.cls_score.in_features)
+        return int(self.model.roi_heads.dim)
 
     @property
     def device(self) -> torch.device:
@@ -87,6 +87,28 @@ class Detector:
         return outputs.class_logits.softmax(dim=1)[:, :-1], outputs.attribute_probabilities
 
     @torch.inference_mode()
+    def pool_grid(
+        self, images: Sequence[torch.Tensor], geometries: Sequence[Geometry], cells: int
+    ) -> list[Proposals]:
+        """The cells of a grid over each image, row by row, with the means of res5 and without predictions.
+
+        res5 runs once over the whole map (Jiang et al. 2020) instead of once per region.
+
+        Args:
+            images: see `__call__`.
+            geometries: see `__call__`.
+            cells: along each side of an image.
+
+        Returns:
+            One entry per image, with P = cells * cells and C = A = 0; the boxes tile the original.
+        """
+        return [
+            found
+            for part in self._sub_batches(images)
+            for found in self._pool_grid(images[part], geometries[part], cells)
+        ]
+
+    @torch.inference_mode()
     def detect(self, image: torch.Tensor, geometry: Geometry) -> Instances:
         """The network's own detections in one image, as Detectron2 returns them, in pixels of the original."""
         height, width = geometry.original
@@ -125,6 +147,16 @@ class Detector:
             resized = [Boxes(g.to_resized(b)) for g, b in zip(geometries, boxes, strict=True)]
             outputs = self.model.roi_heads.predict_regions(maps, resized)
         return self._by_image(outputs, boxes, geometries)
+
+    def _pool_grid(
+        self, images: Sequence[torch.Tensor], geometries: Sequence[Geometry], cells: int
+    ) -> list[Proposals]:
+        with precision_context(self.precision, self.device.type):
+            _, maps = self._feature_maps(images, geometries)
+            pooled = self.model.roi_heads.pool_grid(maps, cells)
+        boxes = [grid_boxes(geometry.original, cells).to(self.device) for geometry in geometries]
+        nothing = pooled.new_empty((cells * cells, 0))
+        return [Proposals(box, box, own, nothing, nothing) for box, own in zip(boxes, pooled, strict=True)]
 
     def _feature_maps(self, images: Sequence[torch.Tensor], geometries: Sequence[Geometry]) -> tuple:
         on_device = self._on_device(images)

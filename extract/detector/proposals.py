@@ -1,6 +1,7 @@
 """What the detector predicts for an image, before regions are selected.
 
-Shapes: P proposals of one image, D channels of res5, C object classes, A attributes.
+Shapes: P proposals of one image, D channels of res5, C object classes, A attributes. The cells of a grid are
+proposals of which nothing is predicted: C and A are 0.
 """
 
 from dataclasses import dataclass

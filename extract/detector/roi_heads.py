@@ -14,7 +14,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.backbone import ResNet
 from detectron2.modeling.backbone.resnet import BottleneckBlock
-from detectron2.modeling.roi_heads import Res5ROIHeads
+from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
@@ -51,7 +51,14 @@ class AttributePredictor(FastRCNNOutputLayers):
 
     @configurable
     def __init__(
-        self, input_shape: ShapeSpec, *, num_attributes: int, none: str, attribute_weight: float, **kwargs: Any
+        self,
+        input_shape: ShapeSpec,
+        *,
+        num_attributes: int,
+        none: str,
+        attribute_weight: float,
+        attribute_dims: tuple[int, int] | None = None,
+        **kwargs: Any,
     ):
         """Build the layers.
 
@@ -62,15 +69,18 @@ class AttributePredictor(FastRCNNOutputLayers):
                 (airsplay, Hugging Face), `counted` in the softmax and then left out (Caffe), or `absent` from
                 the layer (MILVLG's Detectron2-trained files).
             attribute_weight: factor of the loss.
+            attribute_dims: numbers of a class's embedding, and of the hidden layer; None for an eighth and a
+                quarter of the channels.
             kwargs: for Detectron2's layers.
         """
         super().__init__(input_shape, **kwargs)
         dim = input_shape.channels
+        embedded, hidden = attribute_dims or (dim // 8, dim // 4)
         self.num_attributes, self.none = num_attributes, none
         self.attribute_weight = attribute_weight
-        self.cls_embedding = nn.Embedding(self.num_classes + 1, dim // 8)
-        self.fc_attr = nn.Linear(dim + dim // 8, dim // 4)
-        self.attr_score = nn.Linear(dim // 4, num_attributes + (none != "absent"))
+        self.cls_embedding = nn.Embedding(self.num_classes + 1, embedded)
+        self.fc_attr = nn.Linear(dim + embedded, hidden)
+        self.attr_score = nn.Linear(hidden, num_attributes + (none != "absent"))
         nn.init.normal_(self.cls_embedding.weight, std=0.01)
         nn.init.normal_(self.attr_score.weight, std=0.01)
         nn.init.zeros_(self.attr_score.bias)
@@ -84,6 +94,7 @@ class AttributePredictor(FastRCNNOutputLayers):
         arguments["num_attributes"] = cfg.MODEL.ROI_ATTRIBUTE_HEAD.NUM_ATTRIBUTES
         arguments["none"] = cfg.MODEL.ROI_ATTRIBUTE_HEAD.NONE
         arguments["attribute_weight"] = cfg.MODEL.ROI_ATTRIBUTE_HEAD.LOSS_WEIGHT
+        arguments["attribute_dims"] = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS * 2
         return arguments
 
     def attribute_logits(self, features: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
@@ -175,6 +186,16 @@ class BUTDROIHeads(Res5ROIHeads):
         attributes = self.box_predictor.attribute_probabilities(pooled, class_logits.argmax(dim=1))
         return RegionOutputs(pooled, class_logits, box_deltas, attributes)
 
+    @property
+    def dim(self) -> int:
+        """D."""
+        return int(self.box_predictor.cls_score.in_features)
+
+    def pool_grid(self, features: dict[str, torch.Tensor], cells: int) -> torch.Tensor:
+        """(B, cells * cells, D): res5 of the whole map, averaged over each cell; the cells row by row."""
+        [name] = self.in_features
+        return _cells(self.res5(features[name]), cells)
+
     def _pooled_in_groups(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
         first = features[self.in_features[0]]
         if first.device.type != "cpu":
@@ -190,3 +211,40 @@ class BUTDROIHeads(Res5ROIHeads):
         # pooled in float32: torchvision's RoIPool needs boxes and maps of one type, and boxes are float32
         maps = self._shared_roi_transform([features[name].float() for name in self.in_features], boxes)
         return maps.mean(dim=[2, 3], dtype=torch.float32)
+
+
+@ROI_HEADS_REGISTRY.register()
+class GridROIHeads(StandardROIHeads):
+    """The heads of facebookresearch/grid-feats-vqa: res5 is the backbone's, and a grid is taken from its map.
+
+    Its detector was trained on a dilated res5 and its published features are those of one without dilation, so the
+    layers that detect are only the places of a weight file's tensors; nothing is predicted with them.
+    """
+
+    @configurable
+    def __init__(self, *, dim: int, **kwargs: Any):
+        """`dim` is D; the other arguments are Detectron2's."""
+        super().__init__(**kwargs)
+        self.dim = dim
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Translate the config into the arguments of `__init__`."""
+        arguments = super().from_config(cfg, input_shape)
+        [name] = cfg.MODEL.ROI_HEADS.IN_FEATURES
+        return {**arguments, "dim": input_shape[name].channels}
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        arguments = super()._init_box_head(cfg, input_shape)
+        return {**arguments, "box_predictor": AttributePredictor(cfg, arguments["box_head"].output_shape)}
+
+    def pool_grid(self, features: dict[str, torch.Tensor], cells: int) -> torch.Tensor:
+        """(B, cells * cells, D): the map, averaged over each cell; the cells row by row."""
+        [name] = self.in_features
+        return _cells(features[name], cells)
+
+
+def _cells(maps: torch.Tensor, cells: int) -> torch.Tensor:
+    """(B, cells * cells, D) means of (B, D, h, w) maps."""
+    return F.adaptive_avg_pool2d(maps.float(), cells).flatten(2).transpose(1, 2)

@@ -9,7 +9,8 @@ from typing import Protocol
 
 import torch
 
-from extract.choices import Rule
+from data_tools.errors import UsageError
+from extract.choices import MAX_CELLS, Rule
 from extract.detector.boxes import nms
 from extract.detector.proposals import Proposals
 from extract.regions.nms import per_class_nms
@@ -141,16 +142,8 @@ class SweepSelection:
         return _line(Rule.DETECTRON2, self)
 
 
-@dataclass(frozen=True)
-class GivenBoxes:
-    """Every given box, in the given order.
-
-    Attributes:
-        sha256: of the file of boxes, in hexadecimal.
-    """
-
-    sha256: str
-    min_boxes: int = 1
+class _All:
+    """Every proposal, in the given order."""
 
     def __call__(self, proposals: Proposals) -> Regions:
         """All of them."""
@@ -160,9 +153,48 @@ class GivenBoxes:
         """The regions of each of several images."""
         return [self(proposals) for proposals in batch]
 
+
+@dataclass(frozen=True)
+class GivenBoxes(_All):
+    """Every given box, in the given order.
+
+    Attributes:
+        sha256: of the file of boxes, in hexadecimal.
+    """
+
+    sha256: str
+    min_boxes: int = 1
+
     def provenance_line(self) -> str:
         """The rule and its settings in one line, for a store's provenance."""
         return f"given boxes, file {self.sha256}"
+
+
+@dataclass(frozen=True)
+class Grid(_All):
+    """Every cell of a grid over the image, row by row.
+
+    Attributes:
+        cells: along each side.
+
+    Raises:
+        ValueError: `cells` is not 1 to `MAX_CELLS`.
+    """
+
+    cells: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cells <= MAX_CELLS:
+            raise ValueError(f"need a grid of 1 to {MAX_CELLS} cells along each side, got {self.cells}")
+
+    @property
+    def min_boxes(self) -> int:
+        """The number of cells."""
+        return self.cells**2
+
+    def provenance_line(self) -> str:
+        """The rule and its settings in one line, for a store's provenance."""
+        return f"grid {self.cells}"
 
 
 _KINDS: dict[Rule, type[CaffeSelection | SweepSelection]] = {
@@ -200,6 +232,16 @@ def build_selection(
         nms=kind.nms if nms is None else nms,
         inclusive=inclusive,
     )
+
+
+def check_no_selection(
+    option: str, rule: Rule, bounds: tuple[int, int] | None, threshold: float | None, nms: float | None
+) -> None:
+    """Raise `UsageError` where an option that gives all regions comes with settings of a selection."""
+    if (rule, bounds, threshold, nms) != (Rule.CAFFE, None, None, None):
+        raise UsageError(
+            f"{option} gives all regions: leave out the options of the selection, of counts and of NMS"
+        )
 
 
 def _check_bounds(min_boxes: int, max_boxes: int) -> None:

@@ -16,7 +16,7 @@ from extract.detector.detector import Detector
 from extract.detector.proposals import Proposals
 from extract.regions.given_boxes import Boxes
 from extract.regions.recovery import Recovery
-from extract.regions.selection import Selection
+from extract.regions.selection import Grid, Selection
 from extract.run.loading import Decoded, load
 from extract.run.overlap import AsyncStage, TimedEvent
 from extract.run.sources import Sources
@@ -30,7 +30,7 @@ class BatchRunner:
 
     Args:
         detector: gives proposals with their predictions.
-        selection: selects regions among them, or recovers the boxes of published ones.
+        selection: selects regions among them, or recovers the boxes of published ones; a `Grid` takes its cells.
         sources: the list of images.
         options: see `RunOptions`; here `batch_size`, `workers` and `on_error` count.
         boxes: for each id the given boxes to predict for instead of proposals; None for proposals.
@@ -223,6 +223,8 @@ class BatchRunner:
     def _proposals(self, batch: list[Decoded]) -> list[Proposals]:
         tensors = [torch.from_numpy(item.pixels) for item in batch if item.pixels is not None]
         geometries = [item.geometry for item in batch if item.geometry is not None]
+        if isinstance(self.selection, Grid):
+            return self.detector.pool_grid(tensors, geometries, self.selection.cells)
         if self.boxes is None:
             return self.detector(tensors, geometries)
         given = [self.boxes[self.images[item.position].image_id] for item in batch]
@@ -252,9 +254,14 @@ class BatchRunner:
         scores, ids = np.empty(0, np.float32), np.empty(0, np.int32)
         dim = 0 if self.dtype is None else self.detector.dim
         confidence = {"box_confidence": scores} if isinstance(self.selection, Recovery) else {}
-        return {
+        columns = {
             "features": np.empty((0, dim), self.dtype or Dtype.FLOAT32),
             "boxes": np.empty((0, 4), np.float32),
+        }
+        if isinstance(self.selection, Grid):
+            return columns
+        return {
+            **columns,
             "class_ids": ids,
             "class_scores": scores,
             "attribute_ids": ids,
@@ -290,7 +297,8 @@ def select_regions(
 ) -> dict[str, np.ndarray]:
     """The store's columns for one image, k rows each: the proposals that `selection` selects.
 
-    `features` are of type `dtype` and (k, D), or (k, 0) where that is None.
+    `features` are of type `dtype` and (k, D), or (k, 0) where that is None. The cells of a grid have neither
+    classes nor attributes.
     """
     return select_batch([proposals], selection, dtype)[0]
 
@@ -306,16 +314,14 @@ def select_batch(
         )
         for name in ("features", "class_probabilities", "attribute_probabilities")
     )
-    best_scores, best = scores.max(dim=1)
-    best_attribute_scores, best_attributes = attribute_scores.max(dim=1)
     columns = {
         "features": features[:, :0] if dtype is None else features.to(getattr(torch, dtype)),
         "boxes": torch.cat([regions.boxes for regions in chosen]).float(),
-        "class_ids": best.int(),
-        "class_scores": best_scores.float(),
-        "attribute_ids": best_attributes.int(),
-        "attribute_scores": best_attribute_scores.float(),
     }
+    for kind, probabilities in (("class", scores), ("attribute", attribute_scores)):
+        if probabilities.shape[1]:  # of a grid nothing is predicted
+            best_scores, best = probabilities.max(dim=1)
+            columns |= {f"{kind}_ids": best.int(), f"{kind}_scores": best_scores.float()}
     ends = np.cumsum([len(regions.rows) for regions in chosen])[:-1]
     pieces = {name: np.split(column.cpu().numpy(), ends) for name, column in columns.items()}
     return [{name: of_image[row] for name, of_image in pieces.items()} for row in range(len(batch))]

@@ -15,13 +15,13 @@ from data_tools.detection.labels import Labels
 from data_tools.devices import resolve_device
 from data_tools.errors import InputError
 from data_tools.images.decoding import UnreadableImageError, decode_image, to_rgb
-from data_tools.store.schema import Block
+from data_tools.store.schema import REGION_COLUMNS, Block
 from extract.build import build_detector
 from extract.choices import PUBLISHED, OnError, Precision, Rule, RunOptions
-from extract.config import is_caffe, labels_of, load_config, with_values
+from extract.config import check_detects, is_caffe, labels_of, load_config, with_values
 from extract.detector.detector import Detector
 from extract.detector.precision import check_precision
-from extract.regions.selection import Selection, build_selection
+from extract.regions.selection import Grid, Selection, build_selection, check_no_selection
 from extract.run.batches import BatchRunner
 from extract.run.sources import SourceImage, Sources
 from extract.weights.locating import find_weights_of
@@ -43,6 +43,8 @@ class ImageRegions:
         class_ids, attribute_ids: (K,) int32, the most probable class and attribute.
         class_scores, attribute_scores: (K,) float32, their probabilities.
         class_names, attribute_names: K names each; empty where the network's labels are not known.
+
+    Of the cells of a grid no class or attribute is predicted: their ids, scores and names are empty.
     """
 
     boxes: np.ndarray
@@ -70,7 +72,7 @@ class Extractor:
 
     Args:
         detector: gives proposals with their predictions.
-        selection: selects regions among them.
+        selection: selects regions among them; a `Grid` takes its cells instead.
         labels: names of the classes and attributes.
         batch_size: pictures of one shape that go through the network together.
     """
@@ -89,6 +91,7 @@ class Extractor:
         selection: str = Rule.CAFFE,
         threshold: float | None = None,
         nms: float | None = None,
+        grid: int | None = None,
         precision: str = Precision.FP32,
         device: str = "auto",
         batch_size: int = 8,
@@ -104,6 +107,7 @@ class Extractor:
             selection: `caffe` or `detectron2`, the published rule that selects regions.
             threshold, nms: confidence from which a proposal is kept, and IoU at which a box is suppressed; None
                 takes the rule's.
+            grid: cells along each side of a picture, which are then its regions, row by row.
             precision: `fp32`, `tf32`, `bf16` or `fp16`.
             device: auto, cpu, cuda or cuda:N.
             batch_size: pictures of one shape that go through the network together.
@@ -111,8 +115,9 @@ class Extractor:
 
         Raises:
             InputError: the configuration or the weights cannot be read, fetched or matched.
-            UsageError: this machine has no such device or precision, or the configuration needs `weights`.
-            ValueError: there is no such precision or selection.
+            UsageError: this machine has no such device or precision, the configuration needs `weights` or `grid`,
+                or `grid` comes with settings of a selection.
+            ValueError: there is no such precision, selection or grid.
         """
         where, arithmetic = resolve_device(device), Precision(precision)
         check_precision(arithmetic, where)
@@ -120,8 +125,15 @@ class Extractor:
         if Path(name).is_dir():
             config, weights = str(Path(name) / RUN_CONFIG), weights or str(Path(name) / RUN_WEIGHTS)
         cfg = with_values(load_config(config), seed=seed)
-        low, high = (num_boxes, num_boxes) if isinstance(num_boxes, int) else num_boxes or cfg.TEST.REGIONS
-        rule = build_selection(Rule(selection), (low, high), threshold, nms, is_caffe(cfg))
+        bounds = (num_boxes, num_boxes) if isinstance(num_boxes, int) else num_boxes
+        rule: Selection
+        if grid is not None:
+            check_no_selection("grid", Rule(selection), bounds, threshold, nms)
+            rule = Grid(grid)
+        else:
+            check_detects(cfg)
+            low, high = bounds or cfg.TEST.REGIONS
+            rule = build_selection(Rule(selection), (low, high), threshold, nms, is_caffe(cfg))
         detector = build_detector(cfg, find_weights_of(config, weights), where, arithmetic)
         return cls(detector, rule, labels_of(cfg), batch_size)
 
@@ -155,6 +167,8 @@ class Extractor:
     def _of_image(self, block: Block, number: int, rows: slice) -> ImageRegions:
         assert block.image_sizes is not None
         own = {name: np.ascontiguousarray(column[rows]) for name, column in block.regions.items()}
+        for name in REGION_COLUMNS.keys() - own.keys():  # of a grid
+            own[name] = np.empty(0, REGION_COLUMNS[name][0])
         height, width = block.image_sizes[number].tolist()
         classes, attributes = self.labels.classes, self.labels.attributes
         return ImageRegions(

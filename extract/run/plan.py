@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
+from data_tools.detection.labels import Labels
 from data_tools.errors import UsageError
 from extract.build import build_detector
 from extract.choices import PUBLISHED, Dtype, Precision, Rule, RunOptions
-from extract.config import is_caffe, labels_of, load_config, provenance_text, with_values
+from extract.config import check_detects, is_caffe, labels_of, load_config, provenance_text, with_values
 from extract.regions.given_boxes import Boxes, load_boxes
 from extract.regions.recovery import Recovery
-from extract.regions.selection import GivenBoxes, Selection, build_selection
+from extract.regions.selection import GivenBoxes, Grid, Selection, build_selection, check_no_selection
 from extract.run.batches import BatchRunner
 from extract.run.provenance import image_list_sha256, software_versions
 from extract.run.sources import Sources, find_sources
@@ -26,7 +27,8 @@ class ExtractionPlan:
     Attributes:
         cfg: the detector's configuration.
         weights: its weight file; None for a random network.
-        selection: the rule that selects regions, or what recovers the boxes of published ones.
+        selection: the rule that selects regions, or what recovers the boxes of published ones; a `Grid` takes its
+            cells.
         sources: the list of images.
         boxes: for each id the given boxes to predict for instead of proposals; None for proposals.
         precision: of the network.
@@ -45,7 +47,7 @@ class ExtractionPlan:
 
     def provenance(self) -> dict[str, str]:
         """Everything that decides about the bytes of the store, as text by name."""
-        labels = labels_of(self.cfg)
+        labels = Labels([], []) if isinstance(self.selection, Grid) else labels_of(self.cfg)
         return {
             "config": provenance_text(self.cfg),
             "weights_sha256": sha256_of(self.weights) if self.weights else f"random, seed {max(self.cfg.SEED, 0)}",
@@ -81,6 +83,7 @@ def plan_extraction(
     threshold: float | None = None,
     nms: float | None = None,
     boxes: Path | None = None,
+    grid: int | None = None,
     precision: Precision = Precision.FP32,
     dtype: Dtype | None = Dtype.FLOAT32,
     options: RunOptions | None = None,
@@ -99,21 +102,30 @@ def plan_extraction(
         nms: see `build_selection`.
         bounds: minimum and maximum number of regions per image; by default the configuration's.
         boxes: a file of boxes to predict for instead of proposals, see `load_boxes`.
+        grid: cells along each side of an image, which are then the regions.
         precision: of convolutions and matrix products.
         dtype: type of the stored features.
         options: see `RunOptions`.
 
     Raises:
-        UsageError: `boxes` together with settings of a selection, or the configuration has no default weights.
+        UsageError: `boxes` or `grid` together with settings of a selection, with each other, or `grid` without
+            features; or the configuration has no default weights, or is for grids only.
         InputError: the configuration, the list, the boxes or the weights cannot be read.
     """
-    if boxes is not None and (rule, bounds, threshold, nms) != (Rule.CAFFE, None, None, None):
-        raise UsageError("--boxes gives all regions: leave out the options of the selection, of counts and of NMS")
+    for option, value in (("--boxes", boxes), ("--grid", grid)):
+        if value is not None:
+            check_no_selection(option, rule, bounds, threshold, nms)
+    if grid is not None and (boxes is not None or dtype is None):
+        raise UsageError(f"--grid does not go with --boxes{'-only' if boxes is None else ''}")
     cfg = with_values(load_config(config), seed=seed)
+    if grid is None:
+        check_detects(cfg)
     sources = find_sources(images, id_mapping, split)
     given = None if boxes is None else load_boxes(boxes)
     selection: Selection
-    if boxes is None:
+    if grid is not None:
+        selection = Grid(grid)
+    elif boxes is None:
         low, high = bounds or cfg.TEST.REGIONS
         selection = build_selection(rule, (low, high), threshold, nms, is_caffe(cfg))
     else:

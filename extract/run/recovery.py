@@ -11,7 +11,7 @@ from data_tools.errors import InputError, UsageError
 from data_tools.store.features import ARRAY_SUFFIX, RegionFeatures, ScanFeatures, ScanFolder, open_features
 from data_tools.store.reading import FeatureStore
 from extract.choices import MIN_COSINE, PUBLISHED, Dtype, Precision, RunOptions
-from extract.config import load_config, with_values
+from extract.config import check_detects, load_config, with_values
 from extract.regions.recovery import Recovery
 from extract.run.plan import ExtractionPlan
 from extract.run.sources import find_sources
@@ -82,6 +82,7 @@ def plan_recovery(
         InputError: the features, the configuration, the list or the weights cannot be read, or do not fit.
     """
     cfg = with_values(load_config(config), seed=seed)
+    check_detects(cfg)
     published = open_published(precomp, split)
     if not len(published):
         raise InputError(f"{precomp}: holds no image")

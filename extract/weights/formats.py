@@ -6,7 +6,8 @@ network's own names. Two formats of MILVLG/bottom-up-attention.pytorch differ:
 - Caffe-trained (`bua-caffe-frcn-*.pth`): objectness has a background and a foreground logit for each anchor, all
   of the background first; the background is the first class and "none" the first attribute; the box layer also
   has rows for the background, and is in plain units, where Detectron2's divides by its weights 10, 10, 5, 5.
-- Detectron2-trained (`bua-d2-frcn-*.pth`): the attribute layers are a module of their own.
+- Detectron2-trained (`bua-d2-frcn-*.pth`): the attribute layers are a module of their own, as in the files of
+  facebookresearch/grid-feats-vqa.
 """
 
 import torch

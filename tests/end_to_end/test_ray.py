@@ -120,6 +120,19 @@ def test_a_killed_worker_leaves_no_trace(cluster, images, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_grid_is_the_same(cluster, images, tmp_path):
+    whole, spread = tmp_path / "whole.h5", tmp_path / "spread.h5"
+    for line in (
+        command(images, whole, "--grid", "3"),
+        command(images, spread, "--grid", "3", "--engine", "ray", "--ray-address", cluster),
+    ):
+        done = subprocess.run(line, env=one_thread(), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 1, done.stderr  # the broken picture
+        assert f"{IMAGES * 9} regions" in done.stdout
+    assert content(spread) == content(whole)
+
+
+@pytest.mark.slow
 def test_errors_of_workers_are_one_line(cluster, images, tmp_path):
     line = command(images, tmp_path / "f.h5", "--engine", "ray", "--ray-address", cluster, "--on-error", "fail")
     done = subprocess.run(line, env=one_thread(), capture_output=True, text=True, timeout=300)

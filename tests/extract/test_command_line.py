@@ -36,6 +36,19 @@ def run(monkeypatch, capsys, command, *arguments):
             2,
             "--boxes gives all regions",
         ),
+        ((".", "--grid", "7", "--boxes", "x.json"), 2, "--grid does not go with --boxes"),
+        ((".", "--grid", "7", "--boxes-only"), 2, "--grid does not go with --boxes-only"),
+        ((".", "--grid", "7", "--num-boxes", "36"), 2, "--grid gives all regions: leave out"),
+        ((".", "--grid", "7", "--min-boxes", "1", "--max-boxes", "9"), 2, "--grid gives all regions"),
+        ((".", "--grid", "7", "--selection", "detectron2"), 2, "--grid gives all regions"),
+        ((".", "--grid", "7", "--threshold", "0.1"), 2, "--grid gives all regions"),
+        ((".", "--grid", "7", "--nms", "0.5"), 2, "--grid gives all regions"),
+        ((".", "--config", "grid_r50", "--weights", "random"), 2, "is for extract-features --grid N"),
+        (
+            (".", "--config", "grid_r50", "--grid", "7"),
+            2,
+            "grid_r50 needs --weights FILE: https://dl.fbaipublicfiles",
+        ),
         ((".", "--ray-address", "auto"), 2, "--ray-address goes with --engine ray"),
         ((".", "--config", "scenes", "--weights", "random", "--precision", "tf32"), 2, "tf32 needs a GPU"),
         ((".", "--config", "scenes", "--weights", "random", "--boxes", "absent.json"), 1, "no such file of boxes"),
@@ -65,3 +78,19 @@ def test_caffes_network_is_not_trained(scenes, tmp_path, monkeypatch, capsys):
     code, error = run(monkeypatch, capsys, butd, *arguments)
     assert code == 2
     assert "cannot be trained" in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--data", ".", "--out", "run"),
+        ("evaluate", "--data", ".", "--weights", "w.pth"),
+        ("show", "a.jpg", "--weights", "random", "--out", "x.png"),
+    ],
+)
+def test_a_network_for_grids_detects_nothing(scenes, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(scenes)
+    code, error = run(monkeypatch, capsys, butd, *arguments, "--config", "grid_r50")
+    assert code == 2, error
+    assert "is for extract-features --grid N" in error
+    assert error.count("error: ") == 1

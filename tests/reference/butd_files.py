@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from butd_reference import BOX_UNITS, Recipe, State, describe
+from butd_reference import BOX_UNITS, Recipe, State, describe, detectron2_anchors, grid
 
 RPN = "proposal_generator.rpn_head"
 HEAD = "roi_heads.box_predictor"
@@ -102,7 +102,10 @@ def _fit(state: State, name: str, x: torch.Tensor) -> None:
 
 def calibrated(recipe: Recipe, state: State, image: np.ndarray) -> State:
     """The weights (changed in place) with batch-norm statistics and biases that suit an image."""
-    describe(recipe, state, image, calibrate=_fit)
+    if recipe.layout == "grid_feats":
+        grid(recipe, state, image, 1, calibrate=_fit)
+    else:
+        describe(recipe, state, image, calibrate=_fit)
     return state
 
 
@@ -147,6 +150,38 @@ def to_milvlg_d2(state: State) -> State:
             name = name.replace(f"{HEAD}.{theirs}.", f"{ATTRIBUTES}.{milvlg}.")
         written[name] = tensor[:400] if name.startswith(f"{ATTRIBUTES}.attr_score") else tensor
     return written
+
+
+def to_grid_feats(state: State, rpn: int, hidden: int) -> State:
+    """A ResNet's tensors in a file of grid-feats-vqa: res5 in the backbone, heads on it that are random anew.
+
+    `rpn` and `hidden` are the channels of the region proposal layer and of the two layers of the box head. The
+    file also has the buffers that Detectron2 stored in 2020.
+    """
+    rng = torch.Generator().manual_seed(3)
+    embedding = state[f"{HEAD}.cls_embedding.weight"]
+    channels = 8 * embedding.shape[1]
+    written = {
+        name.replace("roi_heads.res5", "backbone.res5"): tensor
+        for name, tensor in state.items()
+        if name.startswith(("backbone.", "roi_heads.res5."))
+    }
+    for name, *shape in (
+        (f"{RPN}.conv", rpn, channels, 3, 3),
+        (f"{RPN}.objectness_logits", 15, rpn, 1, 1),
+        (f"{RPN}.anchor_deltas", 60, rpn, 1, 1),
+        ("roi_heads.box_head.fc1", hidden, channels),
+        ("roi_heads.box_head.fc2", hidden, hidden),
+        (f"{HEAD}.cls_score", 1601, hidden),
+        (f"{HEAD}.bbox_pred", 6400, hidden),
+        (f"{ATTRIBUTES}.fc.0", channels // 4, hidden + channels // 8),
+        (f"{ATTRIBUTES}.attr_score", 400, channels // 4),
+    ):
+        written[f"{name}.weight"] = torch.randn(shape, generator=rng)
+        written[f"{name}.bias"] = torch.randn(shape[0], generator=rng)
+    written[f"{ATTRIBUTES}.obj_embed.weight"] = embedding
+    written["pixel_mean"], written["pixel_std"] = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+    return with_anchors(written, detectron2_anchors((32, 64, 128, 256, 512)))
 
 
 def with_anchors(state: State, anchors: np.ndarray) -> State:

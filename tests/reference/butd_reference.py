@@ -25,7 +25,7 @@ class Recipe:
 
     Attributes:
         caffe: boxes are Caffe's (pixels that belong to the box), not Detectron2's (continuous coordinates).
-        layout: whose names and conventions the tensors have: airsplay, milvlg_caffe or milvlg_d2.
+        layout: whose names and conventions the tensors have: airsplay, milvlg_caffe, milvlg_d2 or grid_feats.
         resize: caffe, torch, or a function from (H, W, 3) uint8 and (height, width) to floats.
         anchors: (A, 4), in the order of the file's channels.
         none: of the attribute "none": dropped before the softmax, counted in it, absent from the layer.
@@ -376,6 +376,39 @@ def pooled_features(recipe: Recipe, layers: Layers, features: torch.Tensor, boxe
 
 
 @torch.no_grad()
+def res4(recipe: Recipe, layers: Layers, pixels: torch.Tensor) -> torch.Tensor:
+    """(1, C, h, w) of (1, 3, H, W) pixels without the mean."""
+    x = layers.stem(pixels, caffe_pool=recipe.dilated)
+    for name, strides in (("res2", (1, 1)), ("res3", recipe.halving), ("res4", recipe.halving)):
+        x = layers.stage(f"backbone.{name}", x, strides)
+    return x
+
+
+def grid(
+    recipe: Recipe,
+    state: State,
+    image: np.ndarray,
+    cells: int,
+    pixels: torch.Tensor | None = None,
+    calibrate=None,
+) -> np.ndarray:
+    """(cells * cells, D) the means of res5 over the cells of an image, row by row; see `describe`.
+
+    A cell has every place of the map that any part of its share of the map lies in (adaptive average pooling).
+    """
+    layers = Layers(state, calibrate)
+    pixels = prepared(recipe, image)[0] if pixels is None else pixels
+    strides, dilation = ((1, 1), 2) if recipe.dilated else (recipe.halving, 1)
+    res5 = "backbone.res5" if recipe.layout == "grid_feats" else "roi_heads.res5"
+    x = layers.stage(res5, res4(recipe, layers, pixels), strides, dilation)[0].double().numpy()
+    spans = [
+        [(int(np.floor(i * side / cells)), int(np.ceil((i + 1) * side / cells))) for i in range(cells)]
+        for side in x.shape[1:]
+    ]
+    means = [x[:, top:end, left:right].mean(axis=(1, 2)) for top, end in spans[0] for left, right in spans[1]]
+    return np.array(means)
+
+
 def describe(
     recipe: Recipe, state: State, image: np.ndarray, pixels: torch.Tensor | None = None, calibrate=None
 ) -> Described:
@@ -386,9 +419,7 @@ def describe(
     layers = Layers(state, calibrate)
     own_pixels, scales = prepared(recipe, image)
     pixels = own_pixels if pixels is None else pixels
-    x = layers.stem(pixels, caffe_pool=recipe.dilated)
-    for name, strides in (("res2", (1, 1)), ("res3", recipe.halving), ("res4", recipe.halving)):
-        x = layers.stage(f"backbone.{name}", x, strides)
+    x = res4(recipe, layers, pixels)
     boxes, objectness = proposals(recipe, layers, x, (pixels.shape[2], pixels.shape[3]), min(scales))
     features = pooled_features(recipe, layers, x, boxes)
     boxes, objectness = boxes[: len(features)], objectness[: len(features)]

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extract.detector.boxes import CaffeBoxTransform, clip, ending_one_later, nms, sides, suppresses
+from extract.detector.boxes import CaffeBoxTransform, clip, ending_one_later, grid_boxes, nms, sides, suppresses
 
 DIALECTS = pytest.mark.parametrize("inclusive", [True, False], ids=["caffe", "detectron2"])
 
@@ -147,3 +147,19 @@ def test_no_delta_moves_the_last_corner_by_a_pixel():
     boxes = torch.tensor([[7.0, 8, 20, 30]])
     decoded = CaffeBoxTransform((1.0, 1.0, 1.0, 1.0)).apply_deltas(torch.zeros(1, 4), boxes)
     assert decoded.tolist() == [[7, 8, 21, 31]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(height=st.integers(1, 9000), width=st.integers(1, 9000), cells=st.integers(1, 40))
+def test_the_cells_of_a_grid_tile_the_image(height, width, cells):
+    boxes = grid_boxes((height, width), cells)
+    assert boxes.shape == (cells**2, 4)
+    table = boxes.view(cells, cells, 4)  # row by row
+    assert torch.equal(table[:, 1:, 0], table[:, :-1, 2])  # each begins to the bit where its neighbour ends
+    assert torch.equal(table[1:, :, 1], table[:-1, :, 3])
+    assert (table[:, 0, 0] == 0).all()
+    assert (table[0, :, 1] == 0).all()
+    assert (table[:, -1, 2] == width).all()
+    assert (table[-1, :, 3] == height).all()
+    expected = torch.tensor([[width / cells, height / cells]]).expand(cells**2, 2)
+    torch.testing.assert_close(sides(boxes, inclusive=False), expected, rtol=1e-4, atol=2e-3)

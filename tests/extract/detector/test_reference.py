@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from data_tools.errors import InputError
 from data_tools.images.decoding import decode_bgr
 from extract.build import build_detector
 from extract.config import load_config
@@ -286,22 +287,21 @@ def test_one_network_in_two_conventions_is_the_same_network():
         assert np.abs(one - other).max() < TOLERANCE * np.abs(one).max(), name
 
 
-@pytest.mark.parametrize(
-    ("config", "recipe", "layers", "changes"),
-    [
-        ("vg_r50", {}, {"depth": 50, "width": 8}, {}),
-        (
-            "vg_x152",
-            {"halving": (1, 2), "bins": 7},
-            {"depth": 152, "width": 8, "groups": 4},
-            {"MODEL.RESNETS.NUM_GROUPS": 4, "MODEL.RESNETS.WIDTH_PER_GROUP": 2},
-        ),
-    ],
-)
-def test_milvlgs_detectron2_files(tmp_path, config, recipe, layers, changes):
-    recipe = small(MILVLG_D2, **recipe)
-    state = files.random_state(stem=16, out=32, rpn=128, anchors=15, **layers)
-    state = files.calibrated(recipe, files.to_milvlg_d2(state), picture())
+GROUPED = {"MODEL.RESNETS.NUM_GROUPS": 4, "MODEL.RESNETS.WIDTH_PER_GROUP": 2}  # of a narrow vg_x152
+
+
+@cache
+def trained_with_detectron2(config):
+    """MILVLG's recipe and weights of a configuration that Detectron2 trained."""
+    recipe = small(MILVLG_D2, **({"halving": (1, 2), "bins": 7} if config == "vg_x152" else {}))
+    layers = {"depth": 152, "groups": 4} if config == "vg_x152" else {"depth": 50}
+    state = files.random_state(stem=16, out=32, width=8, rpn=128, anchors=15, **layers)
+    return recipe, files.calibrated(recipe, files.to_milvlg_d2(state), picture())
+
+
+@pytest.mark.parametrize(("config", "changes"), [("vg_r50", {}), ("vg_x152", GROUPED)])
+def test_milvlgs_detectron2_files(tmp_path, config, changes):
+    recipe, state = trained_with_detectron2(config)
     torch.save({"model": state, "iteration": 179999}, tmp_path / "bua-d2-frcn.pth")
     detector = build_detector(narrow(config, **changes), tmp_path / "bua-d2-frcn.pth", CPU)
     expected = reference.describe(recipe, state, picture())
@@ -323,6 +323,60 @@ def test_the_rules_choose_what_their_loops_choose(tmp_path, config):
     rows = reference.sweep_choice(expected.regressed, expected.classes, 36)
     assert swept.rows.tolist() == rows
     np.testing.assert_allclose(swept.boxes.numpy(), expected.regressed[rows], atol=0.025)
+
+
+@pytest.mark.parametrize("size", [(190, 250), (333, 71), (40, 467), (1, 1)])
+@pytest.mark.parametrize("config", ["butd_r101_caffe", "butd_r101_airsplay", "vg_r50", "vg_x152"])
+def test_the_cells_of_a_grid(tmp_path, config, size):
+    """Odd sides, tall and wide pictures, fewer and more cells than the map has places."""
+    recipe, state = {
+        "butd_r101_caffe": lambda: (small(CAFFE), published()),
+        "butd_r101_airsplay": lambda: (small(AIRSPLAY), published()),
+    }.get(config, lambda: trained_with_detectron2(config))()
+    torch.save({"model": state}, tmp_path / "w.pth")
+    cfg = narrow(config, **(GROUPED if config == "vg_x152" else {}))
+    detector = build_detector(cfg, tmp_path / "w.pth", CPU)
+    image = np.array(Image.fromarray(picture()).resize(size[::-1]))
+    resized, geometry = detector.resizing(image)
+    # a picture that is widened to the smallest side is no published case: the reference gets its pixels
+    mean = torch.zeros(3) if cfg.INPUT.RESIZE == "caffe" else torch.tensor(recipe.mean)
+    pixels = (resized.float() - mean.view(3, 1, 1))[None] if min(resized.shape[1:]) == SMALLEST_SIDE else None
+    pixels = pixels_of(recipe, image, cfg) if pixels is None else pixels
+    for cells in (1, 3, 7, 12, 37):
+        [found] = detector.pool_grid([resized], [geometry], cells)
+        expected = reference.grid(recipe, state, image, cells, pixels)
+        assert found.features.shape == expected.shape == (cells**2, 256)
+        assert np.abs(found.features.numpy() - expected).max() <= TOLERANCE * np.abs(expected).max()
+        assert found.class_probabilities.shape == found.attribute_probabilities.shape == (cells**2, 0)
+
+
+@pytest.mark.parametrize(
+    ("config", "depth", "std"),
+    [("grid_r50", 50, (1, 1, 1)), ("grid_x101", 101, (57.375, 57.12, 58.395)), ("grid_x152", 152, (1, 1, 1))],
+)
+def test_files_of_grid_feats_vqa(tmp_path, config, depth, std):
+    grouped = depth > 50
+    recipe = small(MILVLG_D2, layout="grid_feats", halving=(1, 2) if grouped else (2, 1))
+    state = files.random_state(depth=depth, stem=16, out=32, width=8, groups=4 if grouped else 1)
+    state = files.calibrated(recipe, files.to_grid_feats(state, rpn=256, hidden=48), picture())
+    torch.save({"model": state, "iteration": 89999}, tmp_path / "grid.pth")
+    changes = {**(GROUPED if grouped else {}), "MODEL.ROI_BOX_HEAD.FC_DIM": 48}
+    detector = build_detector(narrow(config, **changes), tmp_path / "grid.pth", CPU)
+    assert detector.dim == 256
+    for size in ((190, 250), (333, 71), (97, 180)):
+        image = np.array(Image.fromarray(picture()).resize(size[::-1]))
+        resized, geometry = detector.resizing(image)
+        pixels = reference.prepared(recipe, image)[0] / torch.tensor(std).view(1, 3, 1, 1)
+        for cells in (1, 4, 7, 13):
+            [found] = detector.pool_grid([resized], [geometry], cells)
+            expected = reference.grid(recipe, state, image, cells, pixels)
+            assert found.features.shape == expected.shape == (cells**2, 256)
+            assert expected.std(axis=0).mean() > 0.01 * expected.mean() or cells == 1  # the cells differ
+            assert np.abs(found.features.numpy() - expected).max() <= TOLERANCE * np.abs(expected).max()
+    del state["backbone.res5.2.conv3.weight"]
+    torch.save({"model": state}, tmp_path / "grid.pth")
+    with pytest.raises(InputError, match=r"missing: backbone\.res5\.2\.conv3\.weight"):
+        build_detector(narrow(config, **changes), tmp_path / "grid.pth", CPU)
 
 
 @pytest.mark.slow

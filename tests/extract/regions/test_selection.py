@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from extract.choices import Rule
 from extract.detector.proposals import Proposals
 from extract.regions.nms import per_class_nms
-from extract.regions.selection import CaffeSelection, GivenBoxes, SweepSelection, build_selection
+from extract.regions.selection import CaffeSelection, GivenBoxes, Grid, SweepSelection, build_selection
 
 
 def naive_iou(a, b, one=1):
@@ -164,6 +164,15 @@ def test_given_boxes_are_all_kept_in_their_order():
     boxes, probabilities = scene(np.random.default_rng(1), 5, 3)
     chosen = GivenBoxes("abc")(proposals(boxes, probabilities))
     assert chosen.rows.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_cells_are_all_kept_in_their_order():
+    boxes, probabilities = scene(np.random.default_rng(1), 9, 3)
+    assert Grid(3)(proposals(boxes, probabilities)).rows.tolist() == list(range(9))
+    assert (Grid(3).min_boxes, Grid(3).provenance_line()) == (9, "grid 3")
+    for cells in (0, 101):
+        with pytest.raises(ValueError, match=f"1 to 100 cells along each side, got {cells}"):
+            Grid(cells)
 
 
 def test_settings_replace_those_of_a_rule():

@@ -18,7 +18,7 @@ from data_tools.store.reading import FeatureStore
 from extract.build import build_detector
 from extract.choices import Dtype, OnError, Precision, RunOptions
 from extract.detector.proposals import Proposals
-from extract.regions.selection import CaffeSelection, GivenBoxes, SweepSelection
+from extract.regions.selection import CaffeSelection, GivenBoxes, Grid, SweepSelection
 from extract.run import batches
 from extract.run.batches import BatchRunner, select_batch, select_regions
 from extract.run.extraction import extract, write_parts_and_join
@@ -29,14 +29,15 @@ from extract.run.worker import LocalPartWriter
 GOOD = ["100", "102", "106", "107"]
 
 
-def run(detector, cfg, folder, output, *, bounds=(5, 5), boxes=None, dtype=Dtype.FLOAT32, **options):
+def run(detector, cfg, folder, output, *, bounds=(5, 5), boxes=None, grid=None, dtype=Dtype.FLOAT32, **options):
     """An extraction with a network that is there already."""
-    selection = CaffeSelection(*bounds) if boxes is None else GivenBoxes("0")
+    rule = CaffeSelection(*bounds) if boxes is None else GivenBoxes("0")
+    selection = rule if grid is None else Grid(grid)
     settings = RunOptions(**{"workers": 0, "part_size": 3, **options})
     plan = ExtractionPlan(cfg, None, selection, find_sources(folder), boxes, Precision.FP32, dtype, settings)
     runner = BatchRunner(detector, selection, plan.sources, settings, boxes, dtype)
     parts = Parts(output, plan.provenance(), len(plan.sources.images), settings.part_size, {"device": "cpu"})
-    return write_parts_and_join(parts, LocalPartWriter(runner), bounds[0], settings.shard)
+    return write_parts_and_join(parts, LocalPartWriter(runner), selection.min_boxes, settings.shard)
 
 
 def same_data(one, two):
@@ -364,6 +365,77 @@ def test_given_boxes_are_stored_in_their_order(detector, scenes_config, bad_imag
     with FeatureStore(tmp_path / "features.h5") as store:
         for row, image_id in enumerate(store.image_ids):
             np.testing.assert_array_equal(store.boxes(row), boxes[image_id])
+
+
+def test_a_grid_is_a_store_of_cells(detector, scenes_config, bad_images, tmp_path):
+    summary = run(detector, scenes_config, bad_images, tmp_path / "features.h5", grid=3)
+    assert (summary.stored, summary.regions, summary.short, len(summary.failures)) == (4, 36, 0, 4)
+    with FeatureStore(tmp_path / "features.h5") as store:
+        assert store.image_ids == GOOD
+        assert store.provenance["selection"] == "grid 3"
+        assert store.provenance["class_names"] == store.provenance["attribute_names"] == ""
+        assert store.schema.region_columns == ("boxes",)  # nothing is predicted
+        for row, name in enumerate(["a.png", "b.png", "c.png", "tiny.png"]):
+            image = decode_bgr(bad_images / name)
+            pixels, geometry = detector.resizing(image)
+            with torch.inference_mode():
+                batch = detector.model.preprocess_image([{"image": pixels}])
+                res4 = detector.model.backbone(batch.tensor)["res4"]
+                [maps] = detector.model.roi_heads.res5(res4)
+            rows, columns = (math.ceil(side / 32) for side in geometry.resized)
+            assert maps.shape == (detector.dim, rows, columns)
+            down = [(math.floor(i * rows / 3), math.ceil((i + 1) * rows / 3)) for i in range(3)]
+            across = [(math.floor(i * columns / 3), math.ceil((i + 1) * columns / 3)) for i in range(3)]
+            means = [maps[:, a:b, c:d].mean(dim=(1, 2)) for a, b in down for c, d in across]
+            torch.testing.assert_close(torch.from_numpy(store.read(row)), torch.stack(means), rtol=1e-4, atol=1e-5)
+            height, width = image.shape[:2]
+            expected = [
+                [x * width / 3, y * height / 3, (x + 1) * width / 3, (y + 1) * height / 3]
+                for y in range(3)
+                for x in range(3)
+            ]
+            np.testing.assert_allclose(store.gather_column("boxes", np.array([row])), expected, rtol=1e-6)
+
+
+def test_parts_batches_shards_and_stops_do_not_change_a_grid(
+    detector, scenes_config, bad_images, tmp_path, monkeypatch
+):
+    run(detector, scenes_config, bad_images, tmp_path / "a.h5", grid=4, batch_size=1)
+    for name, options in (
+        ("b", {"batch_size": 4, "part_size": 100, "workers": 2}),
+        ("c", {"batch_size": 2, "part_size": 1}),
+    ):
+        run(detector, scenes_config, bad_images, tmp_path / f"{name}.h5", grid=4, **options)
+        same_data(tmp_path / "a.h5", tmp_path / f"{name}.h5")
+    for share in (2, 1):
+        run(detector, scenes_config, bad_images, tmp_path / "s.h5", grid=4, shard=(share, 2))
+    parts = Parts.found(tmp_path / "s.h5")
+    parts.join(parts.present())
+    same_data(tmp_path / "a.h5", tmp_path / "s.h5")
+    original = BatchRunner._proposals
+
+    def stop(self, batch):
+        if batch[0].position >= 3:
+            raise KeyboardInterrupt
+        return original(self, batch)
+
+    monkeypatch.setattr(BatchRunner, "_proposals", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(detector, scenes_config, bad_images, tmp_path / "d.h5", grid=4)
+    monkeypatch.setattr(BatchRunner, "_proposals", original)
+    assert run(detector, scenes_config, bad_images, tmp_path / "d.h5", grid=4).processed == 2
+    same_data(tmp_path / "a.h5", tmp_path / "d.h5")
+    with pytest.raises(InputError, match=r"selection was grid 4, is grid 5"):
+        run(detector, scenes_config, bad_images, tmp_path / "a.h5", grid=5)
+
+
+def test_a_part_of_a_grid_without_any_good_image_is_joined(detector, scenes_config, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "a.jpg").touch()
+    Image.fromarray(np.zeros((31, 57, 3), np.uint8)).save(folder / "b.png")
+    summary = run(detector, scenes_config, folder, tmp_path / "features.h5", grid=2, part_size=1)
+    assert (summary.stored, summary.regions) == (1, 4)
 
 
 def test_boxes_only_stores_no_features(detector, scenes_config, bad_images, tmp_path):

@@ -60,6 +60,25 @@ def test_regions_are_the_bytes_of_a_store(dialect, pictures, tmp_path):
             assert len(regions) == len(regions.class_names) == len(regions.attribute_names)
 
 
+def test_cells_are_the_bytes_of_a_store(pictures, tmp_path):
+    plan = plan_extraction(pictures, config="scenes", weights="random", grid=5)
+    extract(plan, tmp_path / "f.h5", CPU)
+    extractor = Extractor.from_pretrained("scenes", weights="random", grid=5, device="cpu")
+    found = extractor(sorted(pictures.iterdir()))
+    with FeatureStore(tmp_path / "f.h5") as store:
+        for row, regions in enumerate(found):
+            assert regions.features.tobytes() == store.read(row).tobytes()
+            assert regions.boxes.tobytes() == store.boxes(row).tobytes()
+            assert len(regions) == 25
+            assert regions.class_ids.shape == regions.attribute_scores.shape == (0,)
+            assert regions.class_names == regions.attribute_names == []
+    for settings in ({"num_boxes": 9}, {"selection": "detectron2"}, {"threshold": 0.1}, {"nms": 0.4}):
+        with pytest.raises(UsageError, match="grid gives all regions"):
+            Extractor.from_pretrained("scenes", weights="random", grid=5, device="cpu", **settings)
+    with pytest.raises(ValueError, match="1 to 100 cells"):
+        Extractor.from_pretrained("scenes", weights="random", grid=0, device="cpu")
+
+
 @pytest.fixture(scope="module")
 def extractor():
     return Extractor.from_pretrained("scenes", weights="random", device="cpu")
