@@ -31,6 +31,8 @@ RUN_CONFIG, RUN_WEIGHTS = "config.yaml", "model_final.pth"  # of a folder that `
 Picture = str | Path | Image.Image | np.ndarray
 """A file, a PIL image, or an array (height, width, 3) uint8 in RGB."""
 
+PREDICTED = {"class_ids", "class_scores", "attribute_ids", "attribute_scores"}  # columns that a grid lacks
+
 
 @dataclass(frozen=True)
 class ImageRegions:
@@ -167,7 +169,7 @@ class Extractor:
     def _of_image(self, block: Block, number: int, rows: slice) -> ImageRegions:
         assert block.image_sizes is not None
         own = {name: np.ascontiguousarray(column[rows]) for name, column in block.regions.items()}
-        for name in REGION_COLUMNS.keys() - own.keys():  # of a grid
+        for name in PREDICTED - own.keys():  # of a grid
             own[name] = np.empty(0, REGION_COLUMNS[name][0])
         height, width = block.image_sizes[number].tolist()
         classes, attributes = self.labels.classes, self.labels.attributes
