@@ -35,8 +35,11 @@ class Packed:
         return self.offsets.diff()
 
     def to(self, device: torch.device) -> "Packed":
-        """The same sequences with their rows on `device`."""
-        return Packed(self.rows.to(device, non_blocking=True), self.offsets)
+        """The same sequences with their rows on `device`.
+
+        Rows on a GPU are there before they are used; those that come to the CPU are waited for.
+        """
+        return Packed(self.rows.to(device, non_blocking=device.type != "cpu"), self.offsets)
 
     def with_rows(self, rows: Tensor) -> "Packed":
         """Sequences of the same lengths with other rows, (N, ...)."""

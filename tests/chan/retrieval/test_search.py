@@ -158,3 +158,18 @@ def test_an_empty_sentence_is_refused(made_index, retriever, text):
     searched = retriever.open_index(made_index([collection(9, 3)]))
     with pytest.raises(InputError, match="no word"):
         searched.search(text)
+
+
+def test_a_search_rounds_no_product_to_tf32(retriever):
+    found = set()
+    encoders = (retriever.model.image_encoder, retriever.model.text_encoder)
+    hooks = [
+        encoder.register_forward_hook(lambda *_: found.add(torch.backends.cuda.matmul.fp32_precision))
+        for encoder in encoders
+    ]
+    images = retriever.encode_images([np.ones((2, retriever.dim), np.float32)])
+    captions = retriever.encode_captions(["a red circle"])
+    for hook in hooks:
+        hook.remove()
+    assert found == {"ieee"}
+    assert retriever.score(images, captions).shape == (1, 1)
