@@ -24,3 +24,12 @@ def resolve_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UsageError(f"--device {name}: not available here ({reason})") from None
     return device
+
+
+def to_device(index: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A small tensor on the CPU, copied to `device`.
+
+    A copy from pageable memory would wait until the GPU has finished all queued work; one from pinned memory does
+    not.
+    """
+    return index.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else index.to(device)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from chan.packing import Packed, equal_length_runs, offsets_of, step_order, to_device
+from chan.packing import Packed, equal_length_runs, offsets_of, step_order
 from chan.scoring.pooling import maximum, mean
+from data_tools.devices import to_device
 
 AGGREGATIONS = ("gpo", "mean", "max")
 SIZE = 32  # numbers of a position's encoding, and hidden units per direction

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from chan.packing import EqualLengthRun, Packed, bounded_slices, equal_length_runs, to_device
+from chan.packing import EqualLengthRun, Packed, bounded_slices, equal_length_runs
+from data_tools.devices import to_device
 
 PANEL_SIMILARITIES = 1 << 22  # keys x queries: 16 MiB, enough rows for an efficient matrix product
 PANEL_QUERIES = 1 << 10  # at most: 4 MiB at D 1024, which stay in the cache while all keys pass by

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from chan.packing import Packed, bounded_slices, offsets_of, to_device
+from chan.packing import Packed, bounded_slices, offsets_of
 from chan.scoring.codings import Coding, make_coding
 from chan.scoring.pooling import Pooling, make_pooling, pool
 from data_tools.arithmetic import float32_products
+from data_tools.devices import to_device
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """The type of the products of regions and words, by name; None keeps that of the rows, float64 too."""

@@ -48,18 +48,22 @@ class PretendedGPU(TorchDispatchMode):
 
     Attributes:
         waits: how often the host waited, by what for and in which line of the project.
+        conversions: from type to type of how many numbers.
     """
 
     def __init__(self, suppressed_to: int | None = None) -> None:
         super().__init__()
         self.waits: Counter[str] = Counter()
+        self.conversions: list[tuple[torch.dtype, torch.dtype, int]] = []
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._suppressed_to = suppressed_to
         self._pinned: dict[int, Tensor] = {}  # by the address of their memory, which they keep from being reused
-        self._patches = ExitStack()
+        self._patches, self._entered = ExitStack(), 0
 
     def __enter__(self) -> "PretendedGPU":
-        self._patches.enter_context(_without_driver(self))
+        if not self._entered:  # it enters itself again, to decompose operators
+            self._patches.enter_context(_without_driver(self))
+        self._entered += 1
         super().__enter__()
         return self
 
@@ -67,7 +71,9 @@ class PretendedGPU(TorchDispatchMode):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
-        self._patches.close()
+        self._entered -= 1
+        if not self._entered:
+            self._patches.close()
 
     def pin(self, tensor: Tensor) -> Tensor:
         """A copy in memory that counts as pinned, with all views of it."""
@@ -128,6 +134,8 @@ class PretendedGPU(TorchDispatchMode):
         target, source, *flags = args if operator.overloadpacket.__name__ == "copy_" else (None, *args)
         to_gpu = isinstance(target, FakeTensor) or (target is None and (goes_to is None or goes_to.type == "cuda"))
         if to_gpu and isinstance(source, FakeTensor):
+            if kwargs.get("dtype", source.dtype) != source.dtype:
+                self.conversions.append((source.dtype, kwargs["dtype"], source.numel()))
             with self._fake:
                 return operator(*args, **kwargs)
         at_once = kwargs.get("non_blocking") or any(flags)
