@@ -8,8 +8,7 @@ is enough to find, on any machine,
   the host, and operators whose result has a size that the host has to know.
 
 What needs a driver is replaced meanwhile: streams, pinned memory, cuDNN's recurrent network, and autograd's
-engine, by `backward`. A result of unknown size is as large as it can be, and `repeat_interleave`
-repeats once.
+engine, by `backward`. A result of unknown size is as large as it can be, and `repeat_interleave` repeats once.
 """
 
 import sys
