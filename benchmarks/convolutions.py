@@ -4,8 +4,9 @@
     python -m benchmarks.convolutions --size 320 416 --proposals 60      # half a minute
 
 The limit is what the convolutions and linear layers of one image take alone. What each is called on is recorded
-in a real pass, and the same calls are made on random tensors of the same shapes, memory formats and types, in
-turns with whole passes (network and selection of 36 regions) in one process. Before that, both must count the
+in a real pass, and the same calls are made on random tensors of the same shapes and memory formats, in turns with
+whole passes (network and selection of 36 regions) in one process. In half precision these tensors and the weights
+have that type before: converting them is work of the network, not of the limit. Before that, both must count the
 same floating-point operations. Where the rest goes is what PyTorch's profiler says of one more pass. Weights are
 random.
 """
@@ -31,7 +32,7 @@ from extract.build import build_detector
 from extract.choices import Precision, Rule
 from extract.config import is_caffe, load_config
 from extract.detector.detector import Detector
-from extract.detector.precision import precision_context
+from extract.detector.precision import HALF_TYPES, precision_context
 from extract.detector.resizing import Geometry
 from extract.regions.selection import build_selection
 from extract.run.batches import select_regions
@@ -68,21 +69,33 @@ def recorded_calls(network: nn.Module, work: Callable[[], Any]) -> list[Call]:
 
 
 def alone(calls: list[Call], precision: Precision, device: torch.device) -> Callable[[], None]:
-    """The recorded calls on random tensors, and nothing between them."""
-    inputs = {key: torch.empty_strided(*key[:2], dtype=key[2], device=device).normal_() for _, key in calls}
+    """The recorded calls on random tensors, and nothing between them: no conversion either."""
+    half = HALF_TYPES.get(precision)
+    inputs = {
+        key: torch.empty_strided(*key[:2], dtype=half or key[2], device=device).normal_() for _, key in calls
+    }
+    layers = {layer: _parameters(layer, half) for layer, _ in calls}
 
     @torch.inference_mode()
     def run() -> None:
         with precision_context(precision, device.type):
             for layer, key in calls:
-                x = inputs[key]
+                weight, bias = layers[layer]
                 if isinstance(layer, nn.Linear):
-                    F.linear(x, layer.weight, layer.bias)
+                    F.linear(inputs[key], weight, bias)
                 else:
                     settings: Any = layer.stride, layer.padding, layer.dilation, layer.groups
-                    F.conv2d(x, layer.weight, layer.bias, *settings)
+                    F.conv2d(inputs[key], weight, bias, *settings)
 
     return run
+
+
+def _parameters(
+    layer: nn.Conv2d | nn.Linear, kind: torch.dtype | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Weight and bias in a type; None: as they are."""
+    bias = None if layer.bias is None else layer.bias.detach()
+    return layer.weight.detach().to(kind), None if bias is None else bias.to(kind)
 
 
 def in_turns(works: dict[str, Callable[[], Any]], device: torch.device, repeats: int) -> dict[str, list[float]]:

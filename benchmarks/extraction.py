@@ -35,7 +35,7 @@ from extract.choices import Precision
 from extract.config import load_config
 from extract.detector.boxes import ending_one_later
 from extract.detector.detector import Detector
-from extract.detector.precision import precision_context
+from extract.detector.precision import HALF_TYPES, precision_context
 from extract.detector.resizing import Geometry
 from extract.regions.nms import per_class_nms
 from extract.run.sources import find_sources
@@ -66,8 +66,7 @@ def synchronise(device: torch.device) -> None:
 
 def product_rate(precision: Precision, device: torch.device, repeats: int) -> float:
     """FLOP/s of a square matrix product in a precision."""
-    kinds = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
-    one = torch.randn(PRODUCT, PRODUCT, device=device).to(kinds.get(precision, torch.float32))
+    one = torch.randn(PRODUCT, PRODUCT, device=device).to(HALF_TYPES.get(precision, torch.float32))
     with precision_context(precision, device.type):
         return 2 * PRODUCT**3 / seconds_of(lambda: one @ one, device, repeats)
 

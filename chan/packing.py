@@ -10,6 +10,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from data_tools.devices import to_device
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -35,8 +37,11 @@ class Packed:
         return self.offsets.diff()
 
     def to(self, device: torch.device) -> "Packed":
-        """The same sequences with their rows on `device`."""
-        return Packed(self.rows.to(device, non_blocking=True), self.offsets)
+        """The same sequences with their rows on `device`.
+
+        Rows on a GPU are there before they are used; those that come to the CPU are waited for.
+        """
+        return Packed(self.rows.to(device, non_blocking=device.type != "cpu"), self.offsets)
 
     def with_rows(self, rows: Tensor) -> "Packed":
         """Sequences of the same lengths with other rows, (N, ...)."""
@@ -119,15 +124,6 @@ def step_order(offsets: Tensor) -> tuple[Tensor, Tensor]:
     step = torch.arange(int(offsets[-1])) - offsets[:-1].repeat_interleave(lengths)
     order = (step * len(lengths) + rank.repeat_interleave(lengths)).argsort()
     return order, step.bincount()
-
-
-def to_device(index: Tensor, device: torch.device) -> Tensor:
-    """A small tensor on the CPU, copied to `device`.
-
-    A copy from pageable memory would wait until the GPU has finished all queued work; one from pinned memory does
-    not.
-    """
-    return index.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else index.to(device)
 
 
 def pack(sequences: Sequence[Tensor]) -> Packed:

@@ -1,20 +1,30 @@
 """The device that a command computes on."""
 
+import os
 import re
+import sys
+from pathlib import Path
 
 import torch
 
-from data_tools.errors import UsageError
+from data_tools.errors import UsageError, one_line
+
+NVIDIA_FILES = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidia0"))  # one is there where a driver is
 
 
 def resolve_device(name: str) -> torch.device:
     """The device that a `--device` option names; `auto` is the first GPU, or the CPU where there is none.
 
+    Where there is one that PyTorch cannot use, `auto` says so on standard error.
+
     Raises:
         UsageError: the name is not one of a device, or this machine does not have the device.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        _note_unused_gpu()
+        return torch.device("cpu")
     if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
         raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
     try:
@@ -24,3 +34,30 @@ def resolve_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UsageError(f"--device {name}: not available here ({reason})") from None
     return device
+
+
+def _note_unused_gpu() -> None:
+    """Say why an NVIDIA GPU of this machine is not used, unless the user has hidden it."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if hidden or not any(file.exists() for file in NVIDIA_FILES):
+        return
+    try:
+        torch.cuda.init()
+        reason = "it finds none"
+    except (RuntimeError, AssertionError) as error:  # the driver is too old, or this PyTorch is made without CUDA
+        reason = one_line(error).rstrip(".")
+    print(
+        f"note: this machine has an NVIDIA GPU, which PyTorch cannot use ({reason}); --device auto takes the CPU; "
+        "fix: a driver or a PyTorch that fit one another",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def to_device(index: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A small tensor on the CPU, copied to `device`.
+
+    A copy from pageable memory would wait until the GPU has finished all queued work; one from pinned memory does
+    not.
+    """
+    return index.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else index.to(device)

@@ -25,10 +25,12 @@ from chan.evaluation.chance import Chance, chance
 from chan.evaluation.intervals import Intervals, bootstrap
 from chan.evaluation.recall import BlockScorer, Ranking, RetrievalRecall
 from chan.model.chan import Chan
-from chan.packing import Packed, gather_index, offsets_of, to_device
+from chan.packing import Packed, gather_index, offsets_of
 from chan.text.tokenizers import CaptionTokenizer
+from data_tools.arithmetic import float32_products
 from data_tools.captions.splits import Split
 from data_tools.console import Progress
+from data_tools.devices import to_device
 from data_tools.errors import InputError, UsageError, reading
 
 BATCH = 128  # images or captions encoded at a time
@@ -37,6 +39,7 @@ Encoder = Callable[[Packed], Packed]
 
 
 @torch.inference_mode()
+@float32_products("ieee")
 def encode(
     model: Chan, opened: FeatureSplit, tokenizer: CaptionTokenizer, device: torch.device
 ) -> tuple[Packed, Packed]:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from chan.packing import Packed, equal_length_runs, offsets_of, step_order, to_device
+from chan.packing import Packed, equal_length_runs, offsets_of, step_order
 from chan.scoring.pooling import maximum, mean
+from data_tools.devices import to_device
 
 AGGREGATIONS = ("gpo", "mean", "max")
 SIZE = 32  # numbers of a position's encoding, and hidden units per direction
@@ -99,7 +100,8 @@ class PositionWeights(nn.Module):
         offsets = offsets_of(torch.tensor(lengths))
         order, sizes = step_order(offsets)
         order = to_device(order, like.device)
-        encodings = torch.cat([position_encodings(length) for length in lengths]).to(like.device, like.dtype)
+        encodings = torch.cat([position_encodings(length) for length in lengths]).to(like.dtype)
+        encodings = to_device(encodings, like.device)
         with torch.autocast(like.device.type, enabled=False):  # rounding errors accumulate in a recurrence
             out = self.gru(PackedSequence(encodings.index_select(0, order), sizes))[0].data
             forwards, backwards = out.chunk(2, dim=1)

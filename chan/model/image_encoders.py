@@ -12,7 +12,8 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 
 from chan.model.aggregation import Aggregation
 from chan.model.embeddings import finished
-from chan.packing import Packed, to_device
+from chan.packing import Packed
+from data_tools.devices import to_device
 
 HEADS = 8
 

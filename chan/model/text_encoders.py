@@ -12,7 +12,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from chan.model.aggregation import Aggregation
 from chan.model.embeddings import finished
-from chan.packing import Packed, step_order, to_device
+from chan.packing import Packed, step_order
+from data_tools.devices import to_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

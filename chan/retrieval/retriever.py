@@ -20,6 +20,7 @@ from chan.retrieval.words import SPECIAL, Word, WordMatch
 from chan.runs.folder import load_best_model
 from chan.runs.hub import fetched_run
 from chan.text.tokenizers import CaptionTokenizer, tokenize_captions
+from data_tools.arithmetic import float32_products
 from data_tools.devices import resolve_device
 from data_tools.errors import InputError
 from data_tools.store.features import RegionFeatures
@@ -115,11 +116,13 @@ class Retriever:
         """
         return self._encode(features, counts).to(torch.device("cpu"))
 
+    @float32_products("ieee")
     def _encode(self, features: np.ndarray, counts: np.ndarray) -> Packed:
         batch = Packed(torch.from_numpy(features), offsets_of(torch.from_numpy(np.asarray(counts, np.int64))))
         return self.model.image_encoder(batch.to(self.device))
 
     @torch.inference_mode()
+    @float32_products("ieee")
     def encode_captions(self, captions: Sequence[str]) -> Packed:
         """The token embeddings (W, D) of sentences, on the device.
 
@@ -158,6 +161,7 @@ class Retriever:
         return spelled
 
     @torch.inference_mode()
+    @float32_products("ieee")
     def explain(
         self, image: Packed, caption: Packed, words: Sequence[Word], boxes: np.ndarray | None = None
     ) -> list[WordMatch]:

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from chan.packing import EqualLengthRun, Packed, bounded_slices, equal_length_runs
+from data_tools.devices import to_device
 
 PANEL_SIMILARITIES = 1 << 22  # keys x queries: 16 MiB, enough rows for an efficient matrix product
 PANEL_QUERIES = 1 << 10  # at most: 4 MiB at D 1024, which stay in the cache while all keys pass by
@@ -61,7 +62,7 @@ def best_keys(queries: Tensor, keys: Packed) -> tuple[Tensor, Tensor]:
     (tensor([[0.5000, 2.0000]]), tensor([[0, 1]]))
     """
     best, winner = _best_and_winner(queries, keys)
-    return best, winner.long() - keys.offsets[:-1].to(winner.device)
+    return best, winner.long() - to_device(keys.offsets[:-1], winner.device)
 
 
 def has_kernel(rows: Tensor, precision: torch.dtype | None = None) -> bool:

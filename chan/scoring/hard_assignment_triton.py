@@ -24,7 +24,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from chan.packing import Packed, to_device
+from chan.packing import Packed
+from data_tools.devices import to_device
 
 GROUP_SIZE = 16  # query tiles whose programs run side by side, so that they read the same keys from the L2 cache
 

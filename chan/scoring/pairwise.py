@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from chan.packing import Packed, bounded_slices, offsets_of, to_device
+from chan.packing import Packed, bounded_slices, offsets_of
 from chan.scoring.codings import Coding, make_coding
 from chan.scoring.pooling import Pooling, make_pooling, pool
+from data_tools.arithmetic import float32_products
+from data_tools.devices import to_device
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """The type of the products of regions and words, by name; None keeps that of the rows, float64 too."""
@@ -79,6 +81,7 @@ class Scorer:
         """The same scorer with products in `precision`: fp32, bf16 or fp16."""
         return replace(self, precision=product_type(precision))
 
+    @float32_products("ieee")
     def __call__(self, images: Packed, captions: Packed) -> Tensor:
         """(B_i, B_t) scores of regions (M, D) and words (T, D) of unit length, differentiable by both.
 

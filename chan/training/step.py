@@ -24,6 +24,7 @@ from chan.packing import Packed, join
 from chan.scoring.pairwise import product_type
 from chan.training.distributed import Ranks, gather, gather_scores, gather_values
 from chan.training.losses import Criterion, negative_pairs
+from data_tools.arithmetic import float32_products
 
 
 class BothEncoders(nn.Module):
@@ -91,6 +92,7 @@ class TrainingStep:
         self.scaler.update()
         return loss
 
+    @float32_products("ieee")
     def gradients(self, batch: Batch, criterion: Criterion, seed: int) -> Tensor:
         """Add the (scaled) gradient of the loss to the weights' gradients; returns () the detached loss.
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from detectron2.structures import Boxes, Instances
 
+from data_tools.devices import to_device
 from extract.choices import Precision
 from extract.detector.boxes import clip, grid_boxes
 from extract.detector.network import BottomUpAttention
@@ -70,7 +71,7 @@ class Detector:
         boxes: Sequence[torch.Tensor],
     ) -> list[Proposals]:
         """Predict for given boxes instead of proposals: (P, 4) for each image, in pixels of the original."""
-        given = [b.to(self.device, torch.float32) for b in boxes]
+        given = [to_device(b.float(), self.device) for b in boxes]
         return [
             found
             for part in self._sub_batches(images)

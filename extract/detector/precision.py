@@ -5,10 +5,12 @@ from collections.abc import Iterator
 
 import torch
 
+from data_tools.arithmetic import float32_products
 from data_tools.errors import UsageError
 from extract.choices import Precision
 
-_HALF = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
+HALF_TYPES = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
+"""The types to which autocast converts what convolutions and matrix products take."""
 
 
 @contextlib.contextmanager
@@ -19,15 +21,12 @@ def precision_context(precision: Precision, device_type: str) -> Iterator[None]:
     ...     (torch.ones(2, 3) @ torch.ones(3, 4)).dtype
     torch.bfloat16
     """
-    half = _HALF.get(precision)
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = precision is Precision.TF32
-    try:
-        with torch.autocast(device_type, dtype=half, enabled=half is not None):
-            yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+    half = HALF_TYPES.get(precision)
+    with (
+        float32_products("tf32" if precision is Precision.TF32 else "ieee"),
+        torch.autocast(device_type, dtype=half, enabled=half is not None),
+    ):
+        yield
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:

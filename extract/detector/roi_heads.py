@@ -19,9 +19,10 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 
+from extract.detector import region_pooling
 from extract.detector.boxes import CaffeBoxTransform
 
-GROUP = 4 * 1024 * 14 * 14  # numbers that go through res5 together on a CPU: four published regions fit a cache
+CPU_GROUP = 4 * 1024 * 14 * 14  # numbers that pass res5 together on a CPU: four such regions fit a cache
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ class BUTDROIHeads(Res5ROIHeads):
 
     def predict_regions(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> RegionOutputs:
         """Features and predictions of given boxes, one entry per image; the regions of all are concatenated."""
-        return self.predict_features(self._pooled_in_groups(features, boxes))
+        return self.predict_features(self._pooled(features, boxes))
 
     def predict_features(self, pooled: torch.Tensor) -> RegionOutputs:
         """The predictions for features (R, D), which are part of the result."""
@@ -196,21 +197,24 @@ class BUTDROIHeads(Res5ROIHeads):
         [name] = self.in_features
         return _cells(self.res5(features[name]), cells)
 
-    def _pooled_in_groups(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
-        first = features[self.in_features[0]]
-        if first.device.type != "cpu":
-            return self._pooled(features, boxes)
-        regions = max(1, GROUP // (first.shape[1] * math.prod(self.pooler.output_size)))
-        means = []
-        for image, of_image in enumerate(boxes):
-            maps = {name: features[name][image : image + 1] for name in self.in_features}
-            means += [self._pooled(maps, [Boxes(group)]) for group in of_image.tensor.split(regions)]
-        return torch.cat(means)
+    def _shared_roi_transform(self, features: list[torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
+        """(R, D, 1, 1): the means of `_pooled` as maps, of which Detectron2's inference takes the mean."""
+        return self._pooled(dict(zip(self.in_features, features, strict=True)), boxes)[:, :, None, None]
 
     def _pooled(self, features: dict[str, torch.Tensor], boxes: list[Boxes]) -> torch.Tensor:
-        # pooled in float32: torchvision's RoIPool needs boxes and maps of one type, and boxes are float32
-        maps = self._shared_roi_transform([features[name].float() for name in self.in_features], boxes)
-        return maps.mean(dim=[2, 3], dtype=torch.float32)
+        """(R, D) float32: res5 of all regions of all images, averaged over each region."""
+        [maps] = [features[name] for name in self.in_features]
+        [pooler] = self.pooler.level_poolers
+        groups = region_pooling.pooled_groups(pooler, maps, boxes, self._group_size(maps))
+        return torch.cat([self.res5(group).mean(dim=[2, 3], dtype=torch.float32) for group in groups])
+
+    def _group_size(self, maps: torch.Tensor) -> int:
+        """How many regions of (B, C, h, w) maps go through res5 together."""
+        side, channels = math.prod(self.pooler.output_size), maps.shape[1]
+        if maps.device.type == "cpu" and not self.training:
+            return max(1, CPU_GROUP // (channels * side))
+        widest = max(channels, self.box_predictor.cls_score.in_features)  # res5's own maps: no larger than those
+        return max(1, region_pooling.LIMIT // (widest * side))
 
 
 @ROI_HEADS_REGISTRY.register()

@@ -95,7 +95,8 @@ class CaffeRPN(RPN):
         """
         boxes = clip(boxes, image_size, inclusive=True)
         large = (sides(boxes, inclusive=True) >= self.min_box_size * scale).all(dim=1)
-        boxes, scores = boxes[large], scores[large]  # a NaN is not large
+        kept = large.nonzero().flatten()  # a GPU is waited for once, not in each selection; a NaN is not large
+        boxes, scores = boxes[kept], scores[kept]
         best = scores.argsort(descending=True, stable=True)[: self.pre_nms_topk[False]]
         boxes, scores = boxes[best], scores[best]
         kept = nms(boxes, scores, self.nms_thresh, inclusive=True)[: self.post_nms_topk[False]]

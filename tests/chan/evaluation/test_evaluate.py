@@ -50,6 +50,19 @@ def test_scores_are_those_of_single_pairs(opened: FeatureSplit, monkeypatch: pyt
         torch.testing.assert_close(scores[image, caption], alone[0, 0], rtol=1e-4, atol=1e-4)
 
 
+def test_an_evaluation_rounds_no_product_to_tf32(opened: FeatureSplit) -> None:
+    reader, found = reader_of(opened), set()
+    model = build_model(ModelConfig(dim=16), opened.features.dim, reader, pretrained=False)
+    hooks = [
+        module.register_forward_hook(lambda *_: found.add(torch.backends.cuda.matmul.fp32_precision))
+        for module in (model.image_encoder, model.text_encoder)
+    ]
+    evaluation.encode(model, opened, reader, CPU)
+    for hook in hooks:
+        hook.remove()
+    assert found == {"ieee"}
+
+
 @pytest.mark.parametrize("bert", [False, True])
 def test_embeddings_come_in_the_splits_order(
     bert: bool, opened: FeatureSplit, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch

@@ -179,3 +179,18 @@ def test_a_region_without_a_box_is_no_place_in_the_picture(made_index, retriever
     assert searched.region_at("i0", 3, 3) == 1
     with pytest.raises(InputError, match="no region holds the point 8, 8"):
         searched.region_at("i0", 8, 8)
+
+
+def test_a_search_rounds_no_product_to_tf32(retriever):
+    found = set()
+    encoders = (retriever.model.image_encoder, retriever.model.text_encoder)
+    hooks = [
+        encoder.register_forward_hook(lambda *_: found.add(torch.backends.cuda.matmul.fp32_precision))
+        for encoder in encoders
+    ]
+    images = retriever.encode_images([np.ones((2, retriever.dim), np.float32)])
+    captions = retriever.encode_captions(["a red circle"])
+    for hook in hooks:
+        hook.remove()
+    assert found == {"ieee"}
+    assert retriever.score(images, captions).shape == (1, 1)

@@ -345,3 +345,17 @@ def test_global_is_the_product_of_two_vectors() -> None:
     torch.testing.assert_close(captions.rows.grad, upstream.T @ images.rows.detach())
     with pytest.raises(ValueError, match="expected one vector per image, found 3 rows"):
         packed_scores(packed(sequences([2, 1], 0)), captions, coding="global")
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_products_in_fp32_are_not_rounded_to_tf32(gradient: bool) -> None:
+    found = []
+
+    def pooling(values: Tensor) -> Tensor:
+        found.append(torch.backends.cuda.matmul.fp32_precision)
+        return values.mean(1)
+
+    images, captions = packed(sequences([3], 0)), packed(sequences([2], 1))
+    with torch.set_grad_enabled(gradient):
+        Scorer(make_coding("vsa", ALPHA), pooling)(images, captions)
+    assert found == ["ieee"]

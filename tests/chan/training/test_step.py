@@ -74,6 +74,23 @@ def test_chunks_give_the_gradient_of_the_whole(coding: str, chunks: int, criteri
         torch.testing.assert_close(found, expected[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_a_step_rounds_no_product_to_tf32(chunks: int) -> None:
+    """Forward and backward; cuDNN's GRU would, by default."""
+    step, batch = build_step("vsa", grad_cache_chunks=chunks), make_batch()
+    rnn, found = step.encoders.text_encoder.rnn, []
+
+    def note(*_: Any) -> None:
+        found.append(torch.backends.cuda.matmul.fp32_precision)
+
+    before = torch.backends.cuda.matmul.fp32_precision
+    with rnn.register_forward_hook(note):
+        rnn.weight_hh_l0.register_hook(note)
+        step(batch, hardest, seed=0)
+    assert found == ["ieee"] * (2 if chunks == 1 else 6)  # in chunks all is encoded twice
+    assert torch.backends.cuda.matmul.fp32_precision == before
+
+
 def test_both_passes_of_a_chunk_drop_the_same() -> None:
     """BERT's dropout is drawn twice; were the draws different, the loss's gradient would not be this one's."""
     step, batch = build_step("vha", bert=True, grad_cache_chunks=2), make_batch()

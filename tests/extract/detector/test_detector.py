@@ -82,21 +82,16 @@ def test_an_image_does_not_depend_on_its_batch(detector):
 
 
 def test_regions_go_through_res5_in_groups_of_one_size_in_memory(detector, monkeypatch):
-    heads, groups = detector.model.roi_heads, []
-    pooled = heads._pooled
-
-    def count(maps, boxes):
-        groups.append(len(boxes[0]))
-        return pooled(maps, boxes)
-
-    monkeypatch.setattr(heads, "_pooled", count)
+    groups = []
     corners = torch.rand(100, 2, generator=torch.Generator().manual_seed(0)) * 60
     boxes = torch.cat([corners, corners + 30], dim=1)
-    [large] = detector.predict_boxes([picture(0)], [geometry(96, 128)], [boxes])
-    assert groups == [87, 13]  # of 256 maps of 6 x 6; four of the published networks' 1024 maps of 14 x 14
-    monkeypatch.setattr(roi_heads, "GROUP", 30 * 256 * 6 * 6)
-    [small] = detector.predict_boxes([picture(0)], [geometry(96, 128)], [boxes])
-    assert groups[2:] == [30, 30, 30, 10]
+    counting = detector.model.roi_heads.res5.register_forward_hook(lambda _, maps, out: groups.append(len(out)))
+    with counting:
+        [large] = detector.predict_boxes([picture(0)], [geometry(96, 128)], [boxes])
+        assert groups == [87, 13]  # of 256 maps of 6 x 6; four of the published networks' 1024 maps of 14 x 14
+        monkeypatch.setattr(roi_heads, "CPU_GROUP", 30 * 256 * 6 * 6)
+        [small] = detector.predict_boxes([picture(0)], [geometry(96, 128)], [boxes])
+        assert groups[2:] == [30, 30, 30, 10]
     torch.testing.assert_close(
         small.features, large.features, atol=1e-4 * large.features.abs().max().item(), rtol=0
     )

@@ -1,0 +1,310 @@
+"""A GPU that is not there: operators on its tensors compute shapes and types alone.
+
+Within `PretendedGPU` tensors on the CPU are computed for real, and those on `cuda` are fake ones of PyTorch. That
+is enough to find, on any machine,
+
+- an operator that is given tensors of both devices, which raises `MismatchError`;
+- places where the host waits for the GPU (`PretendedGPU.waits`): copies from memory that is not pinned, copies to
+  the host, and operators whose result has a size that the host has to know.
+
+What needs a driver is replaced meanwhile: streams, pinned memory, cuDNN's recurrent network, and autograd's
+engine, by `backward`. A result of unknown size is as large as it can be, and `repeat_interleave` repeats once.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from types import SimpleNamespace, TracebackType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+CUDA = torch.device("cuda", 0)
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = tuple(str(ROOT / package) for package in ("chan", "extract", "data_tools"))
+COPIES = {"_to_copy", "copy_"}
+COMPOSITE = "CompositeImplicitAutograd"
+
+
+class MismatchError(RuntimeError):
+    """An operator was given tensors of both devices."""
+
+
+class PretendedGPU(TorchDispatchMode):
+    """Entered, it makes `cuda` a device of fake tensors.
+
+    Args:
+        suppressed_to: how many boxes non-maximum suppression leaves at most.
+
+    Attributes:
+        waits: how often the host waited, by what for and in which line of the project.
+        conversions: from type to type of how many numbers.
+    """
+
+    def __init__(self, suppressed_to: int | None = None) -> None:
+        super().__init__()
+        self.waits: Counter[str] = Counter()
+        self.conversions: list[tuple[torch.dtype, torch.dtype, int]] = []
+        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self._suppressed_to = suppressed_to
+        self._pinned: dict[int, Tensor] = {}  # by the address of their memory, which they keep from being reused
+        self._patches, self._entered = ExitStack(), 0
+
+    def __enter__(self) -> "PretendedGPU":
+        if not self._entered:  # it enters itself again, to decompose operators
+            self._patches.enter_context(_without_driver(self))
+        self._entered += 1
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._entered -= 1
+        if not self._entered:
+            self._patches.close()
+
+    def pin(self, tensor: Tensor) -> Tensor:
+        """A copy in memory that counts as pinned, with all views of it."""
+        pinned = tensor.clone()
+        self._pinned[pinned.untyped_storage().data_ptr()] = pinned
+        return pinned
+
+    def empty(self, *shape: int, dtype: torch.dtype = torch.float32, requires_grad: bool = False) -> Tensor:
+        """A tensor on the GPU."""
+        return torch.empty(*shape, dtype=dtype, device=CUDA, requires_grad=requires_grad)
+
+    def move(self, module: nn.Module) -> None:
+        """Move the parameters and buffers of a module to the GPU, strides included."""
+        for part in module.modules():
+            for name, value in [*part._parameters.items()]:
+                if value is not None:
+                    part._parameters[name] = nn.Parameter(self._like(value), value.requires_grad)
+            part._buffers.update({n: self._like(b) for n, b in part._buffers.items() if b is not None})
+
+    def _like(self, tensor: Tensor) -> Tensor:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=CUDA)
+
+    def __torch_dispatch__(
+        self, operator: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        leaves = tree_leaves((args, kwargs))
+        fakes = [leaf for leaf in leaves if isinstance(leaf, FakeTensor)]
+        goes_to = next((leaf for leaf in leaves if isinstance(leaf, torch.device)), None)
+        if not fakes and (goes_to is None or goes_to.type != "cuda"):
+            return operator(*args, **kwargs)
+        if operator is torch.ops.prim.device.default:
+            return args[0].fake_device
+        if torch.is_inference_mode_enabled() and torch._C._dispatch_has_kernel_for_dispatch_key(
+            operator.name(), COMPOSITE
+        ):
+            with self:
+                return operator.decompose(*args, **kwargs)
+        name = operator.overloadpacket.__name__
+        if name in COPIES:
+            return self._copy(operator, args, kwargs, goes_to)
+        self._check(operator, leaves)
+        waiting = _WAITING.get(name)
+        if waiting is not None:
+            return waiting(self, operator, args, kwargs)
+        with self._fake:
+            return operator(*args, **kwargs)
+
+    def _check(self, operator: OpOverload, leaves: Sequence[Any]) -> None:
+        """Raise `MismatchError` for a tensor on the CPU; a number in a tensor may be there."""
+        own = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, FakeTensor)]
+        shapes = [tuple(tensor.shape) for tensor in own if tensor.dim() > 0]
+        if shapes:
+            raise MismatchError(f"{operator}: tensors on the CPU, {shapes}, beside those on the GPU at {_place()}")
+
+    def _copy(self, operator: OpOverload, args: Any, kwargs: dict[str, Any], goes_to: torch.device | None) -> Any:
+        """`_to_copy(source)` or `copy_(target, source, non_blocking)`, between the devices or on the GPU."""
+        target, source, *flags = args if operator.overloadpacket.__name__ == "copy_" else (None, *args)
+        to_gpu = isinstance(target, FakeTensor) or (target is None and (goes_to is None or goes_to.type == "cuda"))
+        if to_gpu and isinstance(source, FakeTensor):
+            if kwargs.get("dtype", source.dtype) != source.dtype:
+                self.conversions.append((source.dtype, kwargs["dtype"], source.numel()))
+            with self._fake:
+                return operator(*args, **kwargs)
+        at_once = kwargs.get("non_blocking") or any(flags)
+        if not to_gpu and not at_once:  # at once it is no wait, and what is read may not have come yet
+            self.wait("a copy to the host")
+        if to_gpu and source.numel() and not (at_once and self._is_pinned(source)):
+            self.wait(f"a copy of {tuple(source.shape)}, not from pinned memory or not at once,")
+        if target is not None:
+            return target
+        layout, kind = (source.shape, source.stride()), kwargs.get("dtype") or source.dtype
+        with self._fake if to_gpu else nullcontext():
+            return torch.empty_strided(*layout, dtype=kind, device=CUDA if to_gpu else None).zero_()
+
+    def _is_pinned(self, tensor: Tensor) -> bool:
+        return tensor.untyped_storage().data_ptr() in self._pinned
+
+    def wait(self, reason: str) -> None:
+        """Count that the host waits."""
+        self.waits[f"{reason} at {_place()}"] += 1
+
+    def _sized(self, rows: int, *others: int, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        with self._fake:
+            return torch.empty(rows, *others, dtype=dtype or like.dtype, device=CUDA)
+
+
+def backward(results: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    """`torch.autograd.backward` without its engine, which needs a driver: node by node, in this thread."""
+    received: dict[Any, dict[int, Tensor]] = {}
+    for result, gradient in zip(results, gradients, strict=True):
+        received.setdefault(result.grad_fn, {})[result.output_nr] = gradient
+    for node in _from_results([*received]):
+        inputs = received.pop(node, {})
+        if not inputs:
+            continue
+        outputs = [inputs.get(place) for place in range(max(1, len(node._input_metadata)))]
+        with torch.no_grad():
+            found = node.apply(*outputs) if hasattr(node, "apply") else node(*outputs)
+        found = found if isinstance(found, tuple) else (found,)
+        for (following, place), own in zip(node.next_functions, found, strict=False):
+            if following is not None and own is not None:
+                _receive(received.setdefault(following, {}), place, own, following._input_metadata[place])
+
+
+@torch.no_grad()
+def _receive(slot: dict[int, Tensor], place: int, gradient: Tensor, expected: Any) -> None:
+    """Add a gradient to those of a node, in the shape and type that the node expects."""
+    gradient = gradient.sum_to_size(expected.shape).to(expected.dtype)
+    slot[place] = slot[place] + gradient if place in slot else gradient
+
+
+def _from_results(results: Sequence[Any]) -> list[Any]:
+    """All nodes of a graph, each before those that it passes gradients to."""
+    order: list[Any] = []
+    seen: set[Any] = set()
+    stack = [(node, False) for node in results]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            stack += [(following, False) for following, _ in node.next_functions if following is not None]
+    return order[::-1]
+
+
+def _place() -> str:
+    """The innermost line of the project that is running."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(PACKAGES):
+            return f"{Path(frame.f_code.co_filename).relative_to(ROOT)}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return "no line of the project"
+
+
+def _item(gpu: PretendedGPU, operator: OpOverload, args: Any, kwargs: Any) -> bool | int | float:
+    gpu.wait("a number")
+    return torch.ones((), dtype=args[0].dtype).item()
+
+
+def _nonzero(gpu: PretendedGPU, operator: OpOverload, args: Any, kwargs: Any) -> Tensor:
+    gpu.wait("the size of nonzero")
+    return gpu._sized(args[0].numel(), args[0].dim(), like=args[0], dtype=torch.int64)
+
+
+def _masked_select(gpu: PretendedGPU, operator: OpOverload, args: Any, kwargs: Any) -> Tensor:
+    gpu.wait("the size of masked_select")
+    return gpu._sized(args[1].numel(), like=args[0])
+
+
+def _index(gpu: PretendedGPU, operator: OpOverload, args: Any, kwargs: Any) -> Tensor:
+    masks = [index for index in args[1] if index is not None and index.dtype == torch.bool]
+    if not masks:
+        with gpu._fake:
+            return operator(*args, **kwargs)
+    assert len(args[1]) == 1
+    gpu.wait("the size of a selection by mask")
+    return gpu._sized(masks[0].numel(), *args[0].shape[masks[0].dim() :], like=args[0])
+
+
+def _nms(gpu: PretendedGPU, operator: OpOverload, args: Any, kwargs: Any) -> Tensor:
+    gpu.wait("the size of nms")
+    count = min(len(args[0]), len(args[0]) if gpu._suppressed_to is None else gpu._suppressed_to)
+    return gpu._sized(count, like=args[0], dtype=torch.int64)
+
+
+def _repeat_interleave(gpu: PretendedGPU, operator: OpOverload, args: Any, kwargs: Any) -> Tensor:
+    if kwargs.get("output_size") is None:
+        gpu.wait("the size of repeat_interleave")
+    return gpu._sized(kwargs.get("output_size") or args[0].numel(), like=args[0], dtype=torch.int64)
+
+
+_WAITING: dict[str, Callable[[PretendedGPU, OpOverload, Any, Any], Any]] = {
+    "_local_scalar_dense": _item,
+    "nonzero": _nonzero,
+    "masked_select": _masked_select,
+    "index": _index,
+    "nms": _nms,
+    "repeat_interleave": _repeat_interleave,
+}
+
+
+def _gru(gru: nn.GRU, words: PackedSequence) -> tuple[PackedSequence, None]:
+    """cuDNN's: what comes out depends on all that goes in; the sizes of the steps have to be on the CPU."""
+    assert words.data.is_cuda
+    assert words.data.dtype == torch.float32
+    assert not words.batch_sizes.is_cuda
+    touched = words.data.sum() + torch.stack([parameter.sum() for parameter in gru.parameters()]).sum()
+    width = gru.hidden_size * (2 if gru.bidirectional else 1)
+    return PackedSequence(touched.expand(len(words.data), width).clone(), words.batch_sizes), None
+
+
+class _Stream:
+    device = CUDA
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def wait_stream(self, other: "_Stream") -> None: ...
+
+
+@contextmanager
+def _without_driver(gpu: PretendedGPU) -> Iterator[None]:
+    """Replace what asks the driver of a GPU."""
+    empty = torch.empty
+
+    def pinnable(*args: Any, pin_memory: bool = False, **kwargs: Any) -> Tensor:
+        made = empty(*args, **kwargs)
+        return gpu.pin(made) if pin_memory else made
+
+    limits = SimpleNamespace(multi_processor_count=132, shared_memory_per_multiprocessor=228 << 10)
+    torch._C._ensureCUDADeviceGuardSet()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fake_tensor, "init_gpu_context", lambda device: None)
+        patch.setattr(torch, "empty", pinnable)
+        patch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: gpu.pin(tensor))
+        patch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
+        patch.setattr(torch.autograd, "backward", backward)
+        patch.setattr(torch._C, "_current_graph_task_id", lambda: 1)  # else a checkpoint recomputes per tensor
+        patch.setattr(torch.Tensor, "backward", lambda loss: backward([loss], [torch.ones_like(loss)]))
+        patch.setattr(nn.GRU, "forward", _gru)
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+        patch.setattr(torch.cuda, "get_device_properties", lambda *_: limits)
+        patch.setattr(torch.cuda, "manual_seed_all", lambda seed: None)
+        patch.setattr(torch.cuda, "_lazy_init", lambda: None)
+        patch.setattr(torch.cuda, "device_of", lambda tensor: nullcontext())
+        patch.setattr(torch.cuda, "Stream", _Stream)
+        patch.setattr(torch.cuda, "current_stream", _Stream)
+        patch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+        patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+        yield
