@@ -82,7 +82,7 @@ def index(
 
 @command(app, 'chan search runs/scenes.index "a red circle left of a blue square"')
 def search(
-    index: Annotated[Path, argument("INDEX", "Index, made by chan index.")],
+    index: Annotated[Path, argument("INDEX", "Index, made by chan index, or hf://OWNER/NAME@REVISION.")],
     queries: Annotated[list[str] | None, argument("[QUERY]...", "Sentences to search for.")] = None,
     *,
     queries_file: Annotated[
@@ -172,7 +172,7 @@ def search(
 
 @command(app, "chan serve runs/scenes.index")
 def serve(
-    index: Annotated[Path, argument("INDEX", "Index, made by chan index.")],
+    index: Annotated[Path, argument("INDEX", "Index, made by chan index, or hf://OWNER/NAME@REVISION.")],
     *,
     host: Annotated[
         str,

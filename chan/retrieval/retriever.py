@@ -18,7 +18,7 @@ from chan.retrieval.manifest import MODEL, read_manifest
 from chan.retrieval.search import IndexSearch
 from chan.retrieval.words import SPECIAL, Word, WordMatch
 from chan.runs.folder import load_best_model
-from chan.runs.hub import fetched_run
+from chan.runs.hub import fetched_index, fetched_run
 from chan.text.tokenizers import CaptionTokenizer, tokenize_captions
 from data_tools.arithmetic import float32_products
 from data_tools.devices import resolve_device
@@ -187,20 +187,21 @@ class Retriever:
         return matches
 
     def open_index(self, folder: Path | str) -> IndexSearch:
-        """An index of this model's embeddings, to search in it.
+        """An index of this model's embeddings, or `hf://OWNER/NAME[@REVISION]`, to search in it.
 
         Raises:
-            InputError: there is no index, or it was made with other weights.
+            InputError: there is no index, it cannot be fetched, or it was made with other weights.
         """
-        return IndexSearch(Path(folder), self)
+        return IndexSearch(fetched_index(folder), self)
 
 
 def open_index(folder: Path | str, device: str = "auto") -> IndexSearch:
-    """An index to search in, with its own copy of the model that made it.
+    """An index, or `hf://OWNER/NAME[@REVISION]`, to search in, with its own copy of the model that made it.
 
     Raises:
-        InputError: there is no index, or it is damaged.
+        InputError: there is no index, it cannot be fetched, or it is damaged.
         UsageError: this machine has no such device.
     """
-    read_manifest(Path(folder))  # a folder without an index is that, not a folder without a run
-    return Retriever.from_pretrained(Path(folder) / MODEL, device).open_index(folder)
+    found = fetched_index(folder)
+    read_manifest(found)  # a folder without an index is that, not a folder without a run
+    return Retriever.from_pretrained(found / MODEL, device).open_index(found)

@@ -1,6 +1,6 @@
 """Runs, features and indexes on the Hugging Face hub.
 
-`hf://OWNER/NAME[@REVISION]` stands for a run wherever one is read, and for features wherever these are.
+`hf://OWNER/NAME[@REVISION]` stands for a run, features or an index wherever one is read.
 """
 
 import re
@@ -12,6 +12,7 @@ from data_tools.weights.hub import PREFIX, HubSpec, first_file, is_hub, snapshot
 
 RUN_FILES = ("config.yaml", "features.json", "vocab.json", "bert/*", "best.safetensors")
 STORE_FILES = ("*.h5", "*_ims.npy", "*_ids.txt", "*_caps.txt")
+INDEX_FILES = ("manifest.json", "*")
 CHECKPOINT_NAMES = ("model_best.pth", "model_best.pth.tar")  # of the public codes, in the order of search
 LEFT_OUT = ("state.pt", "last.safetensors", "events.out.*", ".*", "*.tmp")  # of a run: what only resuming needs
 
@@ -32,6 +33,11 @@ def fetched_features(features: Path | None) -> Path | None:
     folder = snapshot(_whole(str(features)), "dataset", STORE_FILES)
     stores = sorted(folder.glob("*.h5"))
     return stores[0] if len(stores) == 1 else folder
+
+
+def fetched_index(index: Path | str) -> Path:
+    """The same for an index."""
+    return snapshot(_whole(str(index)), "dataset", INDEX_FILES) if is_hub(index) else Path(index)
 
 
 def fetched_checkpoint(spec: str) -> Path:

@@ -185,6 +185,14 @@ def test_a_pushed_run_is_used_from_the_hub(
     recorded = json.loads((tmp_path / "i.index" / "model" / "features.json").read_text())
     assert recorded["run"] == f"hf://me/scenes@{commit}"
 
+    chan("push", tmp_path / "i.index", "me/index", HF_TOKEN="t")
+    search = ("a red square", "--device", "cpu", "--json")
+    [own], [fetched] = (json.loads(chan("search", i, *search)) for i in (tmp_path / "i.index", "hf://me/index"))
+    assert own["hits"]
+    assert [(hit["id"], hit["score"]) for hit in fetched["hits"]] == [
+        (hit["id"], hit["score"]) for hit in own["hits"]
+    ]
+
     hub.shutdown()
     hub.server_close()
     assert json.loads(chan("evaluate", "hf://me/scenes", *evaluate)) == local  # from the cache
