@@ -15,7 +15,8 @@ OTHER_WEIGHTS = {  # what to give for a configuration whose weights are not fetc
     "butd_r101_caffe_10_100": "https://storage.googleapis.com/up-down-attention/"
     "resnet101_faster_rcnn_final.caffemodel (Anderson et al.), "
     "bua-caffe-frcn-r101-k10-100.pth (MILVLG/bottom-up-attention.pytorch) or "
-    "faster_rcnn_from_caffe_attr_original.pkl (airsplay/py-bottom-up-attention)"
+    "faster_rcnn_from_caffe_attr_original.pkl (airsplay/py-bottom-up-attention)",
+    "vinvl_x152": "vinvl_vg_x152c4.pth (microsoft/scene_graph_benchmark)",
 }
 RANDOM_WEIGHTS = "random"  # the word for an untrained network, as a baseline
 

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from data_tools.errors import UsageError
 from extract.build import build_detector
 from extract.choices import PUBLISHED, Dtype, Precision, Rule, RunOptions
-from extract.config import is_caffe, labels_of, load_config, provenance_text, with_values
+from extract.config import labels_of, load_config, provenance_text, suppresses_inclusively, with_values
 from extract.regions.given_boxes import Boxes, load_boxes
 from extract.regions.selection import GivenBoxes, Selection, build_selection
 from extract.run.batches import BatchRunner
@@ -114,7 +114,7 @@ def plan_extraction(
     selection: Selection
     if boxes is None:
         low, high = bounds or cfg.TEST.REGIONS
-        selection = build_selection(rule, (low, high), threshold, nms, is_caffe(cfg))
+        selection = build_selection(rule, (low, high), threshold, nms, suppresses_inclusively(cfg))
     else:
         selection = GivenBoxes(sha256_of(boxes))
     file = find_weights_of(config, weights)

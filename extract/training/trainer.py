@@ -29,7 +29,7 @@ from data_tools.console import Progress
 from data_tools.errors import InputError, UsageError, one_line
 from data_tools.files import claimed, is_full, read_text, replace_file
 from data_tools.workers import fitting_workers
-from extract.config import as_yaml, is_caffe, with_values
+from extract.config import as_yaml, has_inclusive_boxes, with_values
 from extract.training.checkpoints import LAST, last_checkpoint, resume_from
 from extract.training.data import AttributeMapper, DetectionSplit, check_labels, load_detection_split
 from extract.weights.initial import place_initial_weights
@@ -122,7 +122,7 @@ def train_detector(
             Caffe's box arithmetic, which is for inference only.
         InputError: the configuration does not fit the data or the weights, or an image cannot be read.
     """
-    if is_caffe(cfg):
+    if has_inclusive_boxes(cfg):
         raise UsageError(
             "a network with Caffe's box arithmetic cannot be trained; fix: use one with Detectron2's (vg_r101)"
         )
