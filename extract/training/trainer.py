@@ -119,12 +119,13 @@ def train_detector(
 
     Raises:
         UsageError: the folder holds a run and `resume` is not given, or the reverse; or the configuration has
-            Caffe's box arithmetic, which is for inference only.
+            inclusive boxes, which are for inference only.
         InputError: the configuration does not fit the data or the weights, or an image cannot be read.
     """
     if has_inclusive_boxes(cfg):
         raise UsageError(
-            "a network with Caffe's box arithmetic cannot be trained; fix: use one with Detectron2's (vg_r101)"
+            "a network with Caffe's or maskrcnn-benchmark's box arithmetic cannot be trained; fix: use one with "
+            "Detectron2's (vg_r101)"
         )
     check_labels(cfg, split)
     started = (out / LAST).is_file()

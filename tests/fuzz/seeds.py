@@ -162,6 +162,8 @@ def vinvl_tsv(folder: Path) -> None:
 def _converted(folder: Path, kind: str) -> None:
     one_store(folder)
     convert(folder / "features.h5", folder / "features.tsv", to=kind)
+    (folder / "features.h5").unlink()
+    (folder / "features.lineidx").unlink()  # which is not read
 
 
 def archives(folder: Path) -> None:

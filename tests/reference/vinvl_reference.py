@@ -1,8 +1,8 @@
 """VinVL's detector once more, in plain PyTorch and NumPy, on tensors under maskrcnn-benchmark's names.
 
 Written from the published configuration and from what the published modelling code computes; nothing of the
-package and nothing of Detectron2 is used. Boxes are inclusive (a side is x2 - x1 + 1, decoded corners have the - 1),
-but suppression is torchvision's, with continuous boxes.
+package and nothing of Detectron2 is used. Boxes are inclusive: a side is x2 - x1 + 1, and decoded corners have the
+- 1. Suppression is torchvision's, with continuous boxes.
 
 Shapes: (h, w) sides of a feature map, P proposals, A anchors at a place.
 """
