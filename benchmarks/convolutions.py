@@ -30,7 +30,7 @@ from benchmarks.recording import record
 from data_tools.devices import resolve_device
 from extract.build import build_detector
 from extract.choices import Precision, Rule
-from extract.config import is_caffe, load_config
+from extract.config import load_config, suppresses_inclusively
 from extract.detector.detector import Detector
 from extract.detector.precision import HALF_TYPES, precision_context
 from extract.detector.resizing import Geometry
@@ -161,7 +161,8 @@ def main() -> None:
     detector = random_detector(arguments.config, device, arguments.precision, arguments.proposals)
     image = torch.randn(3, *size, generator=torch.Generator().manual_seed(0)) * 50
     geometry = Geometry(size, size, (1.0, 1.0))
-    selection = build_selection(Rule.CAFFE, (36, 36), inclusive=is_caffe(load_config(arguments.config)))
+    inclusive = suppresses_inclusively(load_config(arguments.config))
+    selection = build_selection(Rule.CAFFE, (36, 36), inclusive=inclusive)
 
     def network() -> Any:
         [found] = detector([image], [geometry])

@@ -25,7 +25,7 @@ from data_tools.images.decoding import decode_bgr
 from data_tools.scenes.dataset import write_scenes
 from extract.build import build_detector
 from extract.choices import MIN_COSINE, Rule
-from extract.config import is_caffe, load_config
+from extract.config import load_config, suppresses_inclusively
 from extract.detector.detector import Detector
 from extract.detector.proposals import Proposals
 from extract.regions.recovery import match_rows
@@ -80,7 +80,7 @@ def main() -> None:
     cfg = load_config(arguments.config)
     weights = find_weights_of(arguments.config, arguments.weights)
     detector = build_detector(cfg, weights, torch.device("cpu"))
-    selection = build_selection(Rule.CAFFE, tuple(cfg.TEST.REGIONS), inclusive=is_caffe(cfg))
+    selection = build_selection(Rule.CAFFE, tuple(cfg.TEST.REGIONS), inclusive=suppresses_inclusively(cfg))
     random = np.random.default_rng(SEED)
     with tempfile.TemporaryDirectory() as folder:
         write_scenes(Path(folder), train=0, dev=0, test=arguments.count, seed=SEED)

@@ -145,6 +145,8 @@ class Format(StrEnum):
     scan = "scan"
     butd = "butd"
     lxmert = "lxmert"
+    oscar = "oscar"
+    vinvl = "vinvl"
     milvlg = "milvlg"
 
 
@@ -166,7 +168,10 @@ class OnError(StrEnum):
 def convert(
     source: Annotated[
         Path,
-        argument("SOURCE", "A store, SCAN's .npy or a folder of them, a BUTD or LXMERT .tsv, a folder of .npz."),
+        argument(
+            "SOURCE",
+            "A store, SCAN's .npy or a folder of them, a BUTD, LXMERT, Oscar or VinVL .tsv, a folder of .npz.",
+        ),
     ],
     *,
     ids: Annotated[

@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 
 from data_tools.errors import reading
 from extract.choices import Precision
-from extract.config import is_caffe, with_values
+from extract.config import has_inclusive_boxes, with_values
 from extract.detector.detector import Detector
 from extract.detector.network import BottomUpAttention
 from extract.detector.resizing import Resizing
@@ -45,4 +45,4 @@ def build_detector(
     network = build_network(cfg, weights, device)
     if device.type == "cuda":  # on a CPU it gains little and sums grouped convolutions in a worse order
         network.to(memory_format=torch.channels_last)
-    return Detector(network, resizing, is_caffe(cfg), precision)
+    return Detector(network, resizing, has_inclusive_boxes(cfg), precision)

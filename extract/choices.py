@@ -20,6 +20,7 @@ OTHER_WEIGHTS = {  # what to give for a configuration whose weights are not fetc
     "grid_r50": f"{_GRID_WEIGHTS}/R-50/R-50.pth",
     "grid_x101": f"{_GRID_WEIGHTS}/X-101/X-101.pth",
     "grid_x152": f"{_GRID_WEIGHTS}/X-152/X-152.pth",
+    "vinvl_x152": "vinvl_vg_x152c4.pth (microsoft/scene_graph_benchmark)",
 }
 RANDOM_WEIGHTS = "random"  # the word for an untrained network, as a baseline
 

@@ -267,7 +267,7 @@ def show(
     from data_tools.devices import resolve_device
     from data_tools.files import replacing
     from extract.build import build_detector
-    from extract.config import check_detects, is_caffe, labels_of, load_config, with_values
+    from extract.config import check_detects, labels_of, load_config, suppresses_inclusively, with_values
     from extract.regions.selection import build_selection
     from extract.run.showing import show_image
     from extract.weights.locating import find_weights_of
@@ -275,7 +275,7 @@ def show(
     cfg = with_values(load_config(config), seed=seed)
     check_detects(cfg)
     detector = build_detector(cfg, find_weights_of(config, weights), resolve_device(device))
-    rule = build_selection(selection, (num_boxes, num_boxes), inclusive=is_caffe(cfg))
+    rule = build_selection(selection, (num_boxes, num_boxes), inclusive=suppresses_inclusively(cfg))
     drawing, regions = show_image(image, detector, rule, labels_of(cfg))
     with replacing(out) as temporary:
         drawing.save(temporary, format="PNG")

@@ -10,6 +10,7 @@ from data_tools.configs import check_yaml, find_config
 from data_tools.detection.labels import Labels, load_labels
 from data_tools.errors import InputError, UsageError, reading
 from data_tools.files import read_text
+from extract.detector.boxes import INCLUSIVE_TRANSFORMS
 from extract.detector.resizing import METHODS
 
 GRID_HEADS = "GridROIHeads"  # of networks from which only a grid is taken
@@ -24,6 +25,7 @@ def butd_config() -> CfgNode:
     cfg.MODEL.ROI_ATTRIBUTE_HEAD = CfgNode()
     cfg.MODEL.ROI_ATTRIBUTE_HEAD.NUM_ATTRIBUTES = 400  # without "none"
     cfg.MODEL.ROI_ATTRIBUTE_HEAD.NONE = "dropped"  # dropped, counted or absent: see extract/detector/roi_heads.py
+    cfg.MODEL.ROI_ATTRIBUTE_HEAD.OF_BACKGROUND = True  # whether attributes may be those of the class background
     cfg.MODEL.ROI_ATTRIBUTE_HEAD.LOSS_WEIGHT = 1.0
     cfg.MODEL.LABELS = ""  # names of classes and attributes: a shipped list, a JSON file, or none
     cfg.INPUT.RESIZE = "pillow"  # see extract/detector/resizing.py
@@ -74,11 +76,11 @@ def _check_choices(cfg: CfgNode, path: Path) -> None:
         ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, ("BottomUpAttention",)),
         ("MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME, ("BUTDROIHeads", GRID_HEADS)),
         ("MODEL.ROI_ATTRIBUTE_HEAD.NONE", cfg.MODEL.ROI_ATTRIBUTE_HEAD.NONE, ("dropped", "counted", "absent")),
-        ("MODEL.PROPOSAL_GENERATOR.NAME", cfg.MODEL.PROPOSAL_GENERATOR.NAME, ("RPN", "CaffeRPN")),
+        ("MODEL.PROPOSAL_GENERATOR.NAME", cfg.MODEL.PROPOSAL_GENERATOR.NAME, ("RPN", *INCLUSIVE_TRANSFORMS)),
         (
             "MODEL.ANCHOR_GENERATOR.NAME",
             cfg.MODEL.ANCHOR_GENERATOR.NAME,
-            ("CaffeAnchorGenerator",) if is_caffe(cfg) else ("DefaultAnchorGenerator",),
+            ("CaffeAnchorGenerator",) if has_inclusive_boxes(cfg) else ("DefaultAnchorGenerator",),
         ),
     ):
         if value not in choices:
@@ -102,8 +104,13 @@ def _check_choices(cfg: CfgNode, path: Path) -> None:
         raise InputError(f"{path}: MODEL.WEIGHTS is not read here, for Detectron2 unpickles such files freely")
 
 
-def is_caffe(cfg: CfgNode) -> bool:
-    """Whether boxes are Caffe's, `inclusive` in extract/detector/boxes.py."""
+def has_inclusive_boxes(cfg: CfgNode) -> bool:
+    """Whether boxes are `inclusive` as in extract/detector/boxes.py; such networks are for inference only."""
+    return cfg.MODEL.PROPOSAL_GENERATOR.NAME in INCLUSIVE_TRANSFORMS
+
+
+def suppresses_inclusively(cfg: CfgNode) -> bool:
+    """Whether non-maximum suppression is `inclusive` as in extract/detector/boxes.py."""
     return bool(cfg.MODEL.PROPOSAL_GENERATOR.NAME == "CaffeRPN")
 
 

@@ -6,6 +6,8 @@
 | scan | `{split}_ims.npy` and `{split}_ids.txt` | nothing |
 | butd | the TSV of bottom-up attention, float32 | boxes, image sizes |
 | lxmert | LXMERT's TSV, float32 | boxes, image sizes, classes, attributes and their scores |
+| oscar | Oscar's TSV and its index, float32 | boxes (rounded), image sizes |
+| vinvl | the TSV of VinVL's detector and its index, float32 | boxes, image sizes, class scores |
 | milvlg | a folder of `{image}.npz` | boxes, image sizes |
 """
 
@@ -33,6 +35,7 @@ from data_tools.formats.source import (
 )
 from data_tools.formats.tsv import TsvSource, tsv_layout, write_tsv
 from data_tools.formats.tsv_rows import BUTD, LXMERT
+from data_tools.formats.vinvl import CONTENT, OSCAR, VINVL, write_vinvl
 from data_tools.store.features import ARRAY_SUFFIX, ScanFeatures, ScanFolder, open_features
 from data_tools.store.parts import disk_errors
 from data_tools.store.reading import FeatureStore
@@ -45,7 +48,9 @@ _CONTENT = {  # of each format besides features and ids
     "butd": {*BUTD.columns, "image_sizes"},
     "lxmert": {*LXMERT.columns, "image_sizes"},
     "milvlg": {"boxes", "image_sizes"},
+    **CONTENT,
 }
+_FLOAT32 = ("butd", "lxmert", OSCAR, VINVL)
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,8 @@ def convert(
         source_path: a store, SCAN's `.npy` or a folder of them, a TSV, or a folder of `.npz` archives.
         target: the file or folder to write. For the format `scan` it may be a folder: each split whose
             `{split}_ids.txt` is in it is written as one array.
-        to: the format: store, scan, butd, lxmert or milvlg; None derives it from the name of `target`.
+        to: the format: store, scan, butd, lxmert, oscar, vinvl or milvlg; None derives it from the name of
+            `target`.
         choices: options.
 
     Raises:
@@ -111,7 +117,7 @@ def convert(
     if choices.to_file_names:
         source = named_by_files(source, choices.to_file_names)
     dtype = np.dtype(choices.dtype) if choices.dtype else source.dtype
-    if kind in ("butd", "lxmert"):
+    if kind in _FLOAT32:
         if choices.dtype == "float16":
             raise UsageError(f"a {kind} TSV holds float32; fix: leave out --dtype float16")
         dtype = np.dtype("float32")
@@ -154,7 +160,13 @@ def _format_of(target: Path) -> str:
         return "store"
     if suffix == ".npy":
         return "scan"
-    kinds = "butd or lxmert" if suffix == ".tsv" else "milvlg or scan" if not suffix else "one of the formats"
+    kinds = (
+        "butd, lxmert, oscar or vinvl"
+        if suffix == ".tsv"
+        else "milvlg or scan"
+        if not suffix
+        else "one of the formats"
+    )
     raise UsageError(f"{target}: the name does not determine the format; fix: give --to {kinds}")
 
 
@@ -187,6 +199,8 @@ def _write(kind: str, path: Path, source: RegionSource, advance: Callable[[], No
         write_array(path, source, advance)
     elif kind == "milvlg":
         write_npz(path, source, advance)
+    elif kind in (OSCAR, VINVL):
+        write_vinvl(path, source, kind, advance)
     else:
         with replacing(path) as temporary, disk_errors():
             if kind == "store":

@@ -1,4 +1,4 @@
-"""Region features in tab-separated text: the TSV files of bottom-up attention and of LXMERT.
+"""Region features in tab-separated text: the TSV files of bottom-up attention, LXMERT, Oscar and VinVL.
 
 One row per image; arrays are little-endian numbers in base64. Files reach 100 GB: a first pass records the
 position of each row and checks its lengths, and a row is decoded when it is asked for.
@@ -23,14 +23,14 @@ from data_tools.formats.tsv_rows import (
     LXMERT,
     Measures,
     Place,
+    RowLayout,
     TsvLayout,
-    decode,
-    decode_field,
+    check_tsv_id,
     find_rows,
     float_type,
-    measure,
     split_row,
 )
+from data_tools.formats.vinvl_rows import is_json_row, json_layout
 from data_tools.layout import is_image_id
 from data_tools.store.schema import Block
 
@@ -39,7 +39,7 @@ SKIP = "fix: repair the row, or --on-error skip leaves such rows out and lists t
 
 
 class TsvSource(RegionSource):
-    """The rows of a TSV in either layout; a header row and Windows line ends are accepted.
+    """The rows of a TSV in any layout; a header row and Windows line ends are accepted.
 
     A row that is repeated byte for byte counts once; the published files have such rows.
 
@@ -73,7 +73,7 @@ class TsvSource(RegionSource):
             index.dim,
             np.dtype("float32"),
             region_columns=self.layout.columns,
-            has_image_sizes=True,
+            has_image_sizes=self.layout.has_sizes,
             failures=index.failures(),
             notes=index.notes(),
         )
@@ -91,13 +91,13 @@ class TsvSource(RegionSource):
         parts = split_row(self._file.read(place.length))
         where = f"{self.path}, line {place.line}"
         try:
-            if measure(where, parts, self.layout) != expected:
+            if self.layout.measure(where, parts) != expected:
                 raise InputError(f"{where}: the file was changed while it was read")
-            regions = decode(where, parts, self.layout, expected)
+            regions = self.layout.decode(where, parts, expected)
         except InputError as error:
             raise InputError(f"{error}; {SKIP}") from None
         regions["features"] = regions["features"].reshape(expected.count, self.dim)
-        size = np.array([expected.size], dtype=np.int32)
+        size = np.array([expected.size], dtype=np.int32) if self.has_image_sizes else None
         return Block([self.image_ids[row]], np.array([expected.count]), regions, size)
 
 
@@ -115,7 +115,7 @@ class _Index:
     """
 
     path: Path
-    layout: TsvLayout
+    layout: RowLayout
     thorough: bool
     places: list[Place] = field(default_factory=list)
     rows: list[Measures] = field(default_factory=list)
@@ -128,7 +128,7 @@ class _Index:
     def add(self, place: Place, row: bytes) -> None:
         """Add a row; `InputError` if it cannot be read or does not fit the rows before it."""
         where, parts = f"{self.path}, line {place.line}", split_row(row)
-        found = measure(where, parts, self.layout)
+        found = self.layout.measure(where, parts)
         digest = hashlib.blake2b(row, digest_size=16).digest()
         line, earlier = self._seen.get(found.image_id, (0, b""))
         if earlier and earlier != digest:
@@ -141,7 +141,7 @@ class _Index:
         if found.count and self.dim not in (0, found.dim):
             raise InputError(f"{where}: {found.dim} numbers per region; the rows before have {self.dim}")
         if self.thorough:
-            decode(where, parts, self.layout, found)
+            self.layout.decode(where, parts, found)
         self._seen[found.image_id] = place.line, digest
         self.dim = self.dim or found.dim
         self.places.append(place)
@@ -149,7 +149,7 @@ class _Index:
 
     def _check_type(self, where: str, parts: list[bytes]) -> None:
         """Whether the features are float32, by the first row with features that are not zero."""
-        values = decode_field(where, "features", parts[self.layout.fields.index("features")], "<f4")
+        values = self.layout.feature_values(where, parts)
         found = float_type(values)
         if found != "float32":
             raise InputError(f"{where}: features: the numbers are {found}, expected float32")
@@ -173,7 +173,7 @@ class _Index:
     def notes(self) -> list[str]:
         """One line about repeated rows, and one for each row that was left out."""
         repeated = [f"{self.path}: {self.repeated} repeated rows were skipped"] if self.repeated else []
-        return [*repeated, *(f"left out: {problem}" for _, problem in self.damaged)]
+        return [*self.layout.notes, *repeated, *(f"left out: {problem}" for _, problem in self.damaged)]
 
 
 def _legible_id(row: bytes) -> str:
@@ -207,8 +207,7 @@ def write_tsv(path: Path, source: RegionSource, layout: TsvLayout, advance: Call
 
 def _row(block: Block, layout: TsvLayout, path: Path) -> bytes:
     image_id = block.image_ids[0]
-    if any(character in image_id for character in "\t\r\n"):
-        raise InputError(f"{path}: image {image_id!r}: a TSV cannot hold an id with a tab or a line break")
+    check_tsv_id(path, image_id)
     assert block.image_sizes is not None
     height, width = layout.sizes
     values = {
@@ -222,7 +221,7 @@ def _row(block: Block, layout: TsvLayout, path: Path) -> bytes:
     return b"\t".join(values[name] for name in layout.fields) + b"\n"
 
 
-def _layout_of(path: Path) -> tuple[TsvLayout, tuple[int, int]]:
+def _layout_of(path: Path) -> tuple[RowLayout, tuple[int, int]]:
     """The layout of a file, and where its data begin: bytes from the start, and line.
 
     It is that of the first row, or of one of the first rows if that row is damaged.
@@ -242,12 +241,14 @@ def _layout_of(path: Path) -> tuple[TsvLayout, tuple[int, int]]:
         if layout is not None and _has_numbers(parts, layout):
             break
     else:
+        if any(map(is_json_row, fields)):
+            return json_layout(path, (split_row(row) for _, row in find_rows(path, start, line=1))), (start, 1)
         layout = LAYOUTS.get(len(fields[0])) if fields else None
     if layout is None:
         found = f"{len(fields[0])} field(s)" if fields else "an empty line"
         raise InputError(
-            f"{path}, line 1: expected the {len(BUTD.fields)} fields of a bottom-up-attention TSV or the "
-            f"{len(LXMERT.fields)} of LXMERT's, found {found}"
+            f"{path}, line 1: expected the {len(BUTD.fields)} fields of a bottom-up-attention TSV, the "
+            f"{len(LXMERT.fields)} of LXMERT's, or an image id and JSON, as VinVL's, found {found}"
         )
     if tuple(part.decode("utf-8", "replace") for part in fields[0]) != layout.fields:
         return layout, (start, 1)

@@ -10,7 +10,7 @@ import binascii
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
@@ -21,9 +21,51 @@ MAX_ROW_BYTES = 64 << 20  # forty times a row of 100 regions; bounds the memory 
 FAR = 100  # a coordinate beyond so many times the larger side of the image cannot be one of its boxes
 
 
+class RowLayout(Protocol):
+    """What the fields of a file's rows mean."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the store that a row has besides the features."""
+
+    @property
+    def has_sizes(self) -> bool:
+        """Whether each row has the height and width of its image."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about rows of this layout, one line each."""
+
+    def measure(self, where: str, parts: list[bytes]) -> "Measures":
+        """What a row says of itself.
+
+        Args:
+            where: file and line, for messages.
+            parts: the fields, see `split_row`.
+
+        Raises:
+            InputError: a number is none, or the lengths of the fields disagree.
+        """
+
+    def decode(self, where: str, parts: list[bytes], row: "Measures") -> dict[str, np.ndarray]:
+        """The arrays of a row by column of the store: features (K, D), boxes (K, 4), others (K,).
+
+        Args:
+            where: file and line, for messages.
+            parts: the fields, see `split_row`.
+            row: what `measure` found.
+
+        Raises:
+            InputError: a field is not base64, a number is NaN or infinite, or a box is far outside the image.
+        """
+
+    def feature_values(self, where: str, parts: list[bytes]) -> np.ndarray:
+        """The numbers of a row's features, read as float32; `InputError` if they are not base64."""
+
+
 @dataclass(frozen=True)
 class TsvLayout:
-    """The fields of a row.
+    """The fields of a row that has one field for each number or array.
 
     Attributes:
         name: butd or lxmert.
@@ -35,6 +77,8 @@ class TsvLayout:
     name: str
     fields: tuple[str, ...]
     arrays: dict[str, tuple[str, int, str]]
+    has_sizes: bool = True
+    notes: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -45,6 +89,45 @@ class TsvLayout:
     def sizes(self) -> tuple[str, str]:
         """The names of height and width."""
         return ("image_h", "image_w") if "image_h" in self.fields else ("img_h", "img_w")
+
+    def measure(self, where: str, parts: list[bytes]) -> "Measures":
+        """See `RowLayout.measure`."""
+        if len(parts) != len(self.fields):
+            raise InputError(
+                f"{where}: {len(parts)} fields, expected {len(self.fields)} ({' '.join(self.fields)}); "
+                "the row may be truncated"
+            )
+        fields = dict(zip(self.fields, parts, strict=True))
+        image_id = read_image_id(where, self.fields[0], parts[0])
+        height, width = (whole_number(where, name, fields[name], 1) for name in self.sizes)
+        count, dim = whole_number(where, "num_boxes", fields["num_boxes"], 0), 0
+        for name, (dtype, numbers, _) in self.arrays.items():
+            length, item = decoded_length(where, name, fields[name]), np.dtype(dtype).itemsize
+            if numbers and length != count * numbers * item:
+                raise InputError(
+                    f"{where}: {name}: {length} bytes, expected {count * numbers * item} for {count} regions"
+                    + _other_type(length, count * numbers, dtype)
+                )
+            if not numbers:
+                dim = numbers_per_region(where, name, length, count)
+        return Measures(image_id, (height, width), count, dim)
+
+    def decode(self, where: str, parts: list[bytes], row: "Measures") -> dict[str, np.ndarray]:
+        """See `RowLayout.decode`; an id outside int32 is an error too."""
+        fields = dict(zip(self.fields, parts, strict=True))
+        regions = {}
+        for name, (dtype, _, column) in self.arrays.items():
+            values = decode_field(where, name, fields[name], dtype)
+            check_finite(where, row, name, values)
+            regions[column] = _as_int32(where, column, values) if values.dtype.kind == "i" else values
+        regions["features"] = regions["features"].reshape(row.count, row.dim)
+        regions["boxes"] = regions["boxes"].reshape(row.count, 4)
+        check_boxes(where, row, regions["boxes"])
+        return regions
+
+    def feature_values(self, where: str, parts: list[bytes]) -> np.ndarray:
+        """See `RowLayout.feature_values`."""
+        return decode_field(where, "features", parts[self.fields.index("features")], "<f4")
 
 
 BUTD = TsvLayout(
@@ -149,41 +232,8 @@ def _unquoted(part: bytes) -> bytes:
     return part[1:-1].replace(b'""', b'"').translate(None, b"\r\n")
 
 
-def measure(where: str, parts: list[bytes], layout: TsvLayout) -> Measures:
-    """What a row says of itself.
-
-    Args:
-        where: file and line, for messages.
-        parts: the fields, see `split_row`.
-        layout: of the file.
-
-    Raises:
-        InputError: a number is none, or the lengths of the fields disagree.
-    """
-    if len(parts) != len(layout.fields):
-        raise InputError(
-            f"{where}: {len(parts)} fields, expected {len(layout.fields)} ({' '.join(layout.fields)}); "
-            "the row may be truncated"
-        )
-    fields = dict(zip(layout.fields, parts, strict=True))
-    image_id = _image_id(where, layout.fields[0], parts[0])
-    height, width = (_whole_number(where, name, fields[name], 1) for name in layout.sizes)
-    count, dim = _whole_number(where, "num_boxes", fields["num_boxes"], 0), 0
-    for name, (dtype, numbers, _) in layout.arrays.items():
-        length, item = _decoded_length(where, name, fields[name]), np.dtype(dtype).itemsize
-        if numbers and length != count * numbers * item:
-            raise InputError(
-                f"{where}: {name}: {length} bytes, expected {count * numbers * item} for {count} regions"
-                + _other_type(length, count * numbers, dtype)
-            )
-        if not numbers:
-            if length % (max(count, 1) * item) or bool(length) != bool(count):
-                raise InputError(f"{where}: {name}: {length} bytes cannot be divided into {count} regions")
-            dim = length // (max(count, 1) * item)
-    return Measures(image_id, (height, width), count, dim)
-
-
-def _image_id(where: str, name: str, text: bytes) -> str:
+def read_image_id(where: str, name: str, text: bytes) -> str:
+    """The image id in a field; `InputError` if it cannot be one."""
     try:
         image_id = text.decode()
     except UnicodeDecodeError:
@@ -197,7 +247,14 @@ def _image_id(where: str, name: str, text: bytes) -> str:
     return image_id
 
 
-def _whole_number(where: str, name: str, text: bytes, minimum: int) -> int:
+def check_tsv_id(path: Path, image_id: str) -> None:
+    """Raise `InputError` if a TSV cannot hold this id of an image of `path`."""
+    if any(character in image_id for character in "\t\r\n"):
+        raise InputError(f"{path}: image {image_id!r}: a TSV cannot hold an id with a tab or a line break")
+
+
+def whole_number(where: str, name: str, text: bytes, minimum: int) -> int:
+    """The number in a field; `InputError` unless it is whole, at least `minimum` and below 2 ** 31."""
     if not text.isdigit() or len(text) > 10 or not minimum <= int(text) < 2**31:
         found = repr(text[:20].decode("utf-8", "replace"))
         least = f" of at least {minimum}" if minimum else ""
@@ -205,11 +262,36 @@ def _whole_number(where: str, name: str, text: bytes, minimum: int) -> int:
     return int(text)
 
 
-def _decoded_length(where: str, name: str, text: bytes) -> int:
+def decoded_length(where: str, name: str, text: bytes) -> int:
+    """The bytes that a base64 field holds, by its length; `InputError` if that is not a multiple of four."""
     if len(text) % 4:
         raise InputError(f"{where}: {name}: {len(text)} characters are not base64; the row may be truncated")
     padding = len(text[-2:]) - len(text[-2:].rstrip(b"="))
     return len(text) // 4 * 3 - padding
+
+
+def numbers_per_region(where: str, name: str, length: int, count: int) -> int:
+    """D of `length` bytes of float32 for `count` regions; `InputError` if they cannot be divided so."""
+    if length % (max(count, 1) * 4) or bool(length) != bool(count):
+        raise InputError(f"{where}: {name}: {length} bytes cannot be divided into {count} regions")
+    return length // (max(count, 1) * 4)
+
+
+def check_finite(where: str, row: Measures, name: str, values: np.ndarray) -> None:
+    """Raise `InputError` if one of the numbers of a row's regions is NaN or infinite; they come by region."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        region = int(np.argmin(np.isfinite(values.reshape(-1)))) // (values.size // row.count)
+        raise InputError(f"{where}: image {row.image_id[:80]}: {name}: NaN or Inf in region {region}")
+
+
+def check_boxes(where: str, row: Measures, boxes: np.ndarray) -> None:
+    """Raise `InputError` if one of (K, 4) boxes is far outside the image."""
+    furthest = np.abs(boxes).max(initial=0)
+    if furthest > FAR * max(row.size):
+        raise InputError(
+            f"{where}: image {row.image_id[:80]}: boxes: {furthest:g} is far outside an image of "
+            f"{row.size[1]} x {row.size[0]} pixels"
+        )
 
 
 def _other_type(length: int, numbers: int, dtype: str) -> str:
@@ -218,38 +300,6 @@ def _other_type(length: int, numbers: int, dtype: str) -> str:
     fitting = [f"{kind}{8 * size}" for size in (2, 4, 8) if numbers and length == numbers * size]
     expected = np.dtype(dtype).name
     return f"; they seem to be {fitting[0]}, expected {expected}" if fitting else ""
-
-
-def decode(where: str, parts: list[bytes], layout: TsvLayout, row: Measures) -> dict[str, np.ndarray]:
-    """The arrays of a row by column of the store: features (K, D), boxes (K, 4), others (K,).
-
-    Args:
-        where: file and line, for messages.
-        parts: the fields, see `split_row`.
-        layout: of the file.
-        row: what `measure` found.
-
-    Raises:
-        InputError: a field is not base64, a number is NaN or infinite or outside int32, or a box is far outside
-            the image.
-    """
-    fields = dict(zip(layout.fields, parts, strict=True))
-    regions = {}
-    for name, (dtype, _, column) in layout.arrays.items():
-        values = decode_field(where, name, fields[name], dtype)
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            region = int(np.argmin(np.isfinite(values))) // (len(values) // row.count)
-            raise InputError(f"{where}: image {row.image_id[:80]}: {name}: NaN or Inf in region {region}")
-        regions[column] = _as_int32(where, column, values) if values.dtype.kind == "i" else values
-    regions["features"] = regions["features"].reshape(row.count, row.dim)
-    regions["boxes"] = regions["boxes"].reshape(row.count, 4)
-    furthest = np.abs(regions["boxes"]).max(initial=0)
-    if furthest > FAR * max(row.size):
-        raise InputError(
-            f"{where}: image {row.image_id[:80]}: boxes: {furthest:g} is far outside an image of "
-            f"{row.size[1]} x {row.size[0]} pixels"
-        )
-    return regions
 
 
 def decode_field(where: str, name: str, text: bytes, dtype: str) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""Boxes in the two dialects in which bottom-up attention has been published.
+"""Boxes in the dialects in which bottom-up attention has been published.
 
 `inclusive` is Caffe's: corners are pixels that belong to the box, so that its width is x2 - x1 + 1; the last
 pixel of an image is w - 1; non-maximum suppression drops a box at IoU >= threshold. Otherwise coordinates are
 continuous, as in Detectron2: the width is x2 - x1, the image ends at w, a box is dropped at IoU > threshold.
+maskrcnn-benchmark, which VinVL is made with, has inclusive boxes and continuous suppression.
 
 No function here makes a tensor on a GPU from Python numbers: the host would wait for the copy.
 
@@ -98,3 +99,19 @@ class CaffeBoxTransform:
     def apply_deltas(self, deltas: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
         """(P, 4 k) boxes from (P, 4 k) deltas of (P, 4) boxes."""
         return self._continuous.apply_deltas(deltas, ending_one_later(boxes))
+
+
+class MaskRCNNBoxTransform(CaffeBoxTransform):
+    """maskrcnn-benchmark's: as Caffe's, but decoded corners have the - 1."""
+
+    def apply_deltas(self, deltas: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        """(P, 4 k) boxes from (P, 4 k) deltas of (P, 4) boxes."""
+        decoded = super().apply_deltas(deltas, boxes).view(len(deltas), -1, 4)
+        return torch.cat([decoded[..., :2], decoded[..., 2:] - 1.0], dim=2).view(deltas.shape)
+
+
+INCLUSIVE_TRANSFORMS: dict[str, type[CaffeBoxTransform]] = {
+    "CaffeRPN": CaffeBoxTransform,
+    "MaskRCNNRPN": MaskRCNNBoxTransform,
+}
+"""Of the proposal generators with inclusive boxes, by their names in a configuration."""

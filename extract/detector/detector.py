@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 
 from data_tools.devices import to_device
 from extract.choices import Precision
-from extract.detector.boxes import clip, grid_boxes
+from extract.detector.boxes import MaskRCNNBoxTransform, clip, grid_boxes
 from extract.detector.network import BottomUpAttention
 from extract.detector.precision import precision_context
 from extract.detector.proposals import Proposals
@@ -190,20 +190,34 @@ class Detector:
         counts = [len(b) for b in boxes]
         class_probabilities = outputs.class_logits.softmax(dim=1)[:, :-1]
         deltas = _of_classes(outputs.box_deltas, class_probabilities.argmax(dim=1))
-        transform = self.model.roi_heads.box_predictor.box2box_transform
-        regressed = transform.apply_deltas(deltas, torch.cat(list(boxes))).split(counts)
+        regressed = self._regressed(deltas.split(counts), boxes, geometries)
         return [
-            Proposals(box, clip(corrected, geometry.original, self.inclusive), *predicted)
-            for box, corrected, geometry, *predicted in zip(
+            Proposals(*own)
+            for own in zip(
                 boxes,
                 regressed,
-                geometries,
                 outputs.features.split(counts),
                 class_probabilities.split(counts),
                 outputs.attribute_probabilities.split(counts),
                 strict=True,
             )
         ]
+
+    def _regressed(
+        self, deltas: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor], geometries: Sequence[Geometry]
+    ) -> list[torch.Tensor]:
+        """The (P, 4) boxes of each image moved by (P, 4) deltas and clipped, all in pixels of the originals.
+
+        maskrcnn-benchmark moves them in pixels of the resized image, which differs where a pixel has a width.
+        """
+        transform = self.model.roi_heads.box_predictor.box2box_transform
+        in_resized = isinstance(transform, MaskRCNNBoxTransform)
+        frames = [g.to_resized(b) if in_resized else b for g, b in zip(geometries, boxes, strict=True)]
+        moved = transform.apply_deltas(torch.cat(list(deltas)), torch.cat(frames)).split([len(b) for b in boxes])
+        if in_resized:
+            clipped = (clip(b, g.resized, self.inclusive) for g, b in zip(geometries, moved, strict=True))
+            return [g.to_original(b) for g, b in zip(geometries, clipped, strict=True)]
+        return [clip(b, g.original, self.inclusive) for g, b in zip(geometries, moved, strict=True)]
 
 
 def _of_classes(deltas: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:

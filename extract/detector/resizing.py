@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-METHODS = ("caffe", "torch", "pillow")
+METHODS = ("caffe", "torch", "pillow", "maskrcnn")
 SMALLEST_SIDE = 32  # pixels: below it the feature map (stride 16) of a very long image would be empty
 
 
@@ -51,8 +51,9 @@ class Resizing:
     `caffe`: OpenCV's bilinear on floats from which `pixel_mean` is subtracted, sides rounded to the nearest
         even (Anderson et al.'s extractor);
     `torch`: bilinear on floats without antialiasing (airsplay's and Hugging Face's ports);
-    `pillow`: bilinear on bytes with antialiasing, as Detectron2 trains.
-    The last two round int(x + 0.5), as Detectron2 does.
+    `pillow`: bilinear on bytes with antialiasing, as Detectron2 trains;
+    `maskrcnn`: the same, but the longer side is rounded down, as maskrcnn-benchmark does.
+    `torch` and `pillow` round int(x + 0.5), as Detectron2 does.
 
     >>> Resizing("torch", 600, 1000).geometry(480, 640).resized
     (600, 800)
@@ -75,6 +76,8 @@ class Resizing:
             if np.round(scale * long) > self.max_side:
                 scale = self.max_side / long
             exact = round(height * scale), round(width * scale)  # Python's round is to even, as rint
+        elif self.method == "maskrcnn":
+            exact = self._of_maskrcnn(height, width)
         else:  # in Detectron2's order of operations, which decides how a half is rounded
             enlarged = scale * long
             shrink = min(self.max_side / enlarged, 1.0)
@@ -85,8 +88,18 @@ class Resizing:
         keeps_scale = self.method == "caffe" and resized == exact
         return Geometry((height, width), resized, (scale, scale) if keeps_scale else ratios)
 
+    def _of_maskrcnn(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width in maskrcnn-benchmark's order of operations."""
+        short, long, side = min(height, width), max(height, width), self.min_side
+        if long / short * side > self.max_side:
+            side = round(self.max_side * short / long)
+        if side == short:
+            return height, width
+        longer = int(side * long / short)
+        return (longer, side) if width < height else (side, longer)
+
     def __call__(self, image: np.ndarray) -> tuple[torch.Tensor, Geometry]:
-        """Resize (H, W, 3) uint8 to a (3, h, w) tensor: uint8 for `pillow`, float32 otherwise.
+        """Resize (H, W, 3) uint8 to a (3, h, w) tensor: uint8 for `pillow` and `maskrcnn`, float32 otherwise.
 
         `caffe` subtracts the mean.
         """
@@ -94,7 +107,7 @@ class Resizing:
         height, width = geometry.resized
         if self.method == "caffe":
             return _chw(self._opencv(image, geometry)), geometry
-        if self.method == "pillow":
+        if self.method in ("pillow", "maskrcnn"):
             small = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
             return _chw(np.array(small)), geometry
         tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float()

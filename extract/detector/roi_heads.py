@@ -20,7 +20,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 
 from extract.detector import region_pooling
-from extract.detector.boxes import CaffeBoxTransform
+from extract.detector.boxes import INCLUSIVE_TRANSFORMS
 
 CPU_GROUP = 4 * 1024 * 14 * 14  # numbers that pass res5 together on a CPU: four such regions fit a cache
 
@@ -46,7 +46,7 @@ class AttributePredictor(FastRCNNOutputLayers):
     """Detectron2's class and box layers, and the attribute layers of Anderson et al. (2018).
 
     An attribute is predicted from the region's feature and an embedding of its class: the true class in
-    training, the most probable one (background included) otherwise. Layer names are those of airsplay's and
+    training, the most probable one otherwise. Layer names are those of airsplay's and
     Hugging Face's checkpoints.
     """
 
@@ -59,6 +59,7 @@ class AttributePredictor(FastRCNNOutputLayers):
         none: str,
         attribute_weight: float,
         attribute_dims: tuple[int, int] | None = None,
+        of_background: bool = True,
         **kwargs: Any,
     ):
         """Build the layers.
@@ -72,12 +73,14 @@ class AttributePredictor(FastRCNNOutputLayers):
             attribute_weight: factor of the loss.
             attribute_dims: numbers of a class's embedding, and of the hidden layer; None for an eighth and a
                 quarter of the channels.
+            of_background: whether the most probable class may be the background; VinVL takes the most probable
+                of the others.
             kwargs: for Detectron2's layers.
         """
         super().__init__(input_shape, **kwargs)
         dim = input_shape.channels
         embedded, hidden = attribute_dims or (dim // 8, dim // 4)
-        self.num_attributes, self.none = num_attributes, none
+        self.num_attributes, self.none, self.of_background = num_attributes, none, of_background
         self.attribute_weight = attribute_weight
         self.cls_embedding = nn.Embedding(self.num_classes + 1, embedded)
         self.fc_attr = nn.Linear(dim + embedded, hidden)
@@ -90,10 +93,12 @@ class AttributePredictor(FastRCNNOutputLayers):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """Translate the config into the arguments of `__init__`."""
         arguments = super().from_config(cfg, input_shape)
-        if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "CaffeRPN":
-            arguments["box2box_transform"] = CaffeBoxTransform(cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS)
+        inclusive = INCLUSIVE_TRANSFORMS.get(cfg.MODEL.PROPOSAL_GENERATOR.NAME)
+        if inclusive is not None:
+            arguments["box2box_transform"] = inclusive(cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS)
         arguments["num_attributes"] = cfg.MODEL.ROI_ATTRIBUTE_HEAD.NUM_ATTRIBUTES
         arguments["none"] = cfg.MODEL.ROI_ATTRIBUTE_HEAD.NONE
+        arguments["of_background"] = cfg.MODEL.ROI_ATTRIBUTE_HEAD.OF_BACKGROUND
         arguments["attribute_weight"] = cfg.MODEL.ROI_ATTRIBUTE_HEAD.LOSS_WEIGHT
         arguments["attribute_dims"] = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS * 2
         return arguments
@@ -184,7 +189,8 @@ class BUTDROIHeads(Res5ROIHeads):
     def predict_features(self, pooled: torch.Tensor) -> RegionOutputs:
         """The predictions for features (R, D), which are part of the result."""
         class_logits, box_deltas = (output.float() for output in self.box_predictor(pooled))
-        attributes = self.box_predictor.attribute_probabilities(pooled, class_logits.argmax(dim=1))
+        candidates = class_logits if self.box_predictor.of_background else class_logits[:, :-1]
+        attributes = self.box_predictor.attribute_probabilities(pooled, candidates.argmax(dim=1))
         return RegionOutputs(pooled, class_logits, box_deltas, attributes)
 
     @property

@@ -15,7 +15,7 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import Boxes, ImageList, Instances
 
-from extract.detector.boxes import CaffeBoxTransform, clip, nms, sides
+from extract.detector.boxes import INCLUSIVE_TRANSFORMS, clip, nms, sides
 
 BASE = 16  # pixels: the box that Caffe's generate_anchors scales; also the stride of the feature map
 
@@ -60,11 +60,13 @@ class CaffeRPN(RPN):
     `PROPOSAL_GENERATOR.MIN_SIZE` is in pixels of the original image.
     """
 
+    inclusive_nms = True
+
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Translate the config into the arguments of `RPN`."""
         arguments = super().from_config(cfg, input_shape)
-        arguments["box2box_transform"] = CaffeBoxTransform(cfg.MODEL.RPN.BBOX_REG_WEIGHTS)
+        arguments["box2box_transform"] = INCLUSIVE_TRANSFORMS[cls.__name__](cfg.MODEL.RPN.BBOX_REG_WEIGHTS)
         return arguments
 
     def forward(
@@ -99,5 +101,15 @@ class CaffeRPN(RPN):
         boxes, scores = boxes[kept], scores[kept]
         best = scores.argsort(descending=True, stable=True)[: self.pre_nms_topk[False]]
         boxes, scores = boxes[best], scores[best]
-        kept = nms(boxes, scores, self.nms_thresh, inclusive=True)[: self.post_nms_topk[False]]
+        kept = nms(boxes, scores, self.nms_thresh, self.inclusive_nms)[: self.post_nms_topk[False]]
         return Instances(image_size, proposal_boxes=Boxes(boxes[kept]), objectness_logits=scores[kept])
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class MaskRCNNRPN(CaffeRPN):
+    """The same with maskrcnn-benchmark's box arithmetic; see extract/detector/boxes.py.
+
+    It takes the best boxes before it drops small ones, which is the same where MIN_SIZE is 0.
+    """
+
+    inclusive_nms = False

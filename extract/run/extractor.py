@@ -18,7 +18,7 @@ from data_tools.images.decoding import UnreadableImageError, decode_image, to_rg
 from data_tools.store.schema import REGION_COLUMNS, Block
 from extract.build import build_detector
 from extract.choices import PUBLISHED, OnError, Precision, Rule, RunOptions
-from extract.config import check_detects, is_caffe, labels_of, load_config, with_values
+from extract.config import check_detects, labels_of, load_config, suppresses_inclusively, with_values
 from extract.detector.detector import Detector
 from extract.detector.precision import check_precision
 from extract.regions.selection import Grid, Selection, build_selection, check_no_selection
@@ -135,7 +135,7 @@ class Extractor:
         else:
             check_detects(cfg)
             low, high = bounds or cfg.TEST.REGIONS
-            rule = build_selection(Rule(selection), (low, high), threshold, nms, is_caffe(cfg))
+            rule = build_selection(Rule(selection), (low, high), threshold, nms, suppresses_inclusively(cfg))
         detector = build_detector(cfg, find_weights_of(config, weights), where, arithmetic)
         return cls(detector, rule, labels_of(cfg), batch_size)
 

@@ -10,7 +10,14 @@ from data_tools.detection.labels import Labels
 from data_tools.errors import UsageError
 from extract.build import build_detector
 from extract.choices import PUBLISHED, Dtype, Precision, Rule, RunOptions
-from extract.config import check_detects, is_caffe, labels_of, load_config, provenance_text, with_values
+from extract.config import (
+    check_detects,
+    labels_of,
+    load_config,
+    provenance_text,
+    suppresses_inclusively,
+    with_values,
+)
 from extract.regions.given_boxes import Boxes, load_boxes
 from extract.regions.recovery import Recovery
 from extract.regions.selection import GivenBoxes, Grid, Selection, build_selection, check_no_selection
@@ -127,7 +134,7 @@ def plan_extraction(
         selection = Grid(grid)
     elif boxes is None:
         low, high = bounds or cfg.TEST.REGIONS
-        selection = build_selection(rule, (low, high), threshold, nms, is_caffe(cfg))
+        selection = build_selection(rule, (low, high), threshold, nms, suppresses_inclusively(cfg))
     else:
         selection = GivenBoxes(sha256_of(boxes))
     file = find_weights_of(config, weights)

@@ -29,7 +29,7 @@ from data_tools.console import Progress
 from data_tools.errors import InputError, UsageError, one_line
 from data_tools.files import claimed, is_full, read_text, replace_file
 from data_tools.workers import fitting_workers
-from extract.config import as_yaml, check_detects, is_caffe, with_values
+from extract.config import as_yaml, check_detects, has_inclusive_boxes, with_values
 from extract.training.checkpoints import LAST, last_checkpoint, resume_from
 from extract.training.data import AttributeMapper, DetectionSplit, check_labels, load_detection_split
 from extract.weights.initial import place_initial_weights
@@ -119,13 +119,14 @@ def train_detector(
 
     Raises:
         UsageError: the folder holds a run and `resume` is not given, or the reverse; or the configuration has
-            Caffe's box arithmetic or is for grids only, both of which are for inference.
+            inclusive boxes or is for grids only, both of which are for inference.
         InputError: the configuration does not fit the data or the weights, or an image cannot be read.
     """
     check_detects(cfg)
-    if is_caffe(cfg):
+    if has_inclusive_boxes(cfg):
         raise UsageError(
-            "a network with Caffe's box arithmetic cannot be trained; fix: use one with Detectron2's (vg_r101)"
+            "a network with Caffe's or maskrcnn-benchmark's box arithmetic cannot be trained; fix: use one with "
+            "Detectron2's (vg_r101)"
         )
     check_labels(cfg, split)
     started = (out / LAST).is_file()

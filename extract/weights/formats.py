@@ -1,7 +1,8 @@
 """Published weight files, converted to this network's names and conventions.
 
 airsplay's `.pkl`, Hugging Face's `pytorch_model.bin` and files that Detectron2 or `butd train` wrote have the
-network's own names. Two formats of MILVLG/bottom-up-attention.pytorch differ:
+network's own names. VinVL's file has those of maskrcnn-benchmark, see extract/weights/maskrcnn_names.py. Two
+formats of MILVLG/bottom-up-attention.pytorch differ:
 
 - Caffe-trained (`bua-caffe-frcn-*.pth`): objectness has a background and a foreground logit for each anchor, all
   of the background first; the background is the first class and "none" the first attribute; the box layer also
@@ -11,6 +12,8 @@ network's own names. Two formats of MILVLG/bottom-up-attention.pytorch differ:
 """
 
 import torch
+
+from extract.weights.maskrcnn_names import from_maskrcnn, is_maskrcnn
 
 Tensors = dict[str, torch.Tensor]
 HEAD = "roi_heads.box_predictor"
@@ -37,7 +40,7 @@ _DETECTRON2_NAMES = {
 
 def ratio_by_ratio(state: Tensors) -> bool:
     """Whether a file's anchors come in Caffe's order, all sizes of a ratio together."""
-    return _has_paired_objectness(state)
+    return _has_paired_objectness(state) or is_maskrcnn(state)
 
 
 def _has_paired_objectness(state: Tensors) -> bool:
@@ -50,6 +53,8 @@ _DELTAS = "proposal_generator.rpn_head.anchor_deltas"
 
 def convert(state: Tensors) -> Tensors:
     """The tensors of any published format under this network's names."""
+    if is_maskrcnn(state):
+        return from_maskrcnn(state)
     if _has_paired_objectness(state) or any(name in state for name in _CAFFE_NAMES):
         return _from_milvlg_caffe(state)
     return {_DETECTRON2_NAMES.get(name, name): tensor for name, tensor in state.items()}

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from data_tools.formats.conversion import convert
 from data_tools.scenes.dataset import write_scenes
 from data_tools.store.joining import join_stores
 from data_tools.store.parts import Parts
@@ -147,6 +148,23 @@ def lxmert_tsv(folder: Path) -> None:
         )
         rows.append("\t".join((f"img{n}", "60", "80", *texts)))
     (folder / "features.tsv").write_text("\n".join(rows) + "\n")
+
+
+def oscar_tsv(folder: Path) -> None:
+    """Oscar's TSV, whose features end in boxes."""
+    _converted(folder, "oscar")
+
+
+def vinvl_tsv(folder: Path) -> None:
+    """The TSV of VinVL's detector."""
+    _converted(folder, "vinvl")
+
+
+def _converted(folder: Path, kind: str) -> None:
+    one_store(folder)
+    convert(folder / "features.h5", folder / "features.tsv", to=kind)
+    (folder / "features.h5").unlink()
+    (folder / "features.lineidx").unlink()  # which is not read
 
 
 def archives(folder: Path) -> None:

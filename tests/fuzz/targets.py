@@ -216,6 +216,8 @@ TARGETS = (
     Target(
         "tsv-lxmert", seeds.lxmert_tsv, command("data-tools", "convert", INPUT / "features.tsv", "--out", _OUT)
     ),
+    Target("tsv-oscar", seeds.oscar_tsv, command("data-tools", "convert", INPUT / "features.tsv", "--out", _OUT)),
+    Target("tsv-vinvl", seeds.vinvl_tsv, command("data-tools", "convert", INPUT / "features.tsv", "--out", _OUT)),
     Target("npz", seeds.archives, command("data-tools", "convert", INPUT, "--out", _OUT)),
     Target(
         "captions-karpathy",

@@ -37,10 +37,22 @@ def same(path, block, columns, sizes=True):
         assert found.image_sizes is None
 
 
-LOSSY = {"scan": (), "butd": ("boxes",), "milvlg": ("boxes",), "lxmert": tuple(LXMERT.columns)}
+LOSSY = {
+    "scan": (),
+    "butd": ("boxes",),
+    "milvlg": ("boxes",),
+    "lxmert": tuple(LXMERT.columns),
+    "vinvl": ("boxes", "class_scores"),
+}
 
 
-TARGETS = [("butd", "f.tsv"), ("lxmert", "f.tsv"), ("milvlg", "archives"), ("scan", "f_ims.npy")]
+TARGETS = [
+    ("butd", "f.tsv"),
+    ("lxmert", "f.tsv"),
+    ("vinvl", "f.tsv"),
+    ("milvlg", "archives"),
+    ("scan", "f_ims.npy"),
+]
 
 
 @pytest.mark.parametrize(("kind", "target"), TARGETS)
@@ -260,7 +272,7 @@ def test_splits_of_a_folder_become_arrays_and_a_store_again(tmp_path, make_block
     ("target", "to", "choices", "error", "message"),
     [
         ("a.h5", None, Choices(), UsageError, "a.h5: exists; fix: .*--overwrite"),
-        ("f.tsv", None, Choices(), UsageError, "give --to butd or lxmert"),
+        ("f.tsv", None, Choices(), UsageError, "give --to butd, lxmert, oscar or vinvl"),
         ("f", None, Choices(), UsageError, "give --to milvlg or scan"),
         ("f.tsv", "butd", Choices(dtype="float16"), UsageError, "holds float32"),
         ("f_ims.npy", None, Choices(), InputError, "image a has 2, image b has 1"),
