@@ -13,7 +13,7 @@ COMMANDS = {
     "data-tools": ("from data_tools.command_line import data_tools as run; run()", "vocab --data none"),
     "tokenizer": ("from data_tools.captions.tokenization import tokenize; print(tokenize('a dog'))", ""),
     "libraries": ("import data_tools, nltk, matplotlib.pyplot, huggingface_hub, transformers, torch", ""),
-    "cache": ("from extract.weights.downloads import cache_folder; print(cache_folder())", ""),
+    "cache": ("from data_tools.weights.downloads import cache_folder; print(cache_folder())", ""),
 }
 NOBODY = """
 import pwd
