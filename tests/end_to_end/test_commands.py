@@ -112,6 +112,7 @@ def rsum_by_sorting(scores):
     return total
 
 
+@pytest.mark.slow
 def test_training_the_detector_goes_on_after_a_kill(data, short_config, tmp_path):
     arguments = ("--config", short_config, "--data", data)
     whole = command("butd", "train", *arguments, "--out", tmp_path / "whole")
@@ -314,6 +315,7 @@ def test_every_kind_of_bad_file_is_reported_and_the_exit_code_says_so(every_kind
     assert f"image {bad[0]} cannot be read: the file is empty" in one_line(stopped, 1)
 
 
+@pytest.mark.slow
 def test_shards_are_joined_by_data_tools(data, tmp_path):
     pictures = sorted((data / "images").iterdir())[:5]
     listing = tmp_path / "list.txt"
@@ -331,6 +333,7 @@ def test_shards_are_joined_by_data_tools(data, tmp_path):
     assert datasets(store) == datasets(whole)
 
 
+@pytest.mark.slow
 def test_boxes_of_a_store_are_described_again(data, tmp_path):
     ids = tmp_path / "ids.txt"
     ids.write_text(
