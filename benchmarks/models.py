@@ -146,9 +146,12 @@ def spread(runs: Sequence[dict[str, Any]], name: str) -> str:
 
 
 def with_table(page: str, document: dict[str, Any]) -> str:
-    """A page with the current table between its markers."""
-    before, _, rest = page.partition(BEGIN)
-    return before + BEGIN + table(document) + END + rest.partition(END)[2]
+    """A page with the current table between its markers; `ValueError` where it lacks them."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"expected the lines {BEGIN.strip()} and {END.strip()}")
+    return before + begin + table(document) + end + after
 
 
 def main() -> None:

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from benchmarks.models import BEGIN, END, table, with_table
 
 ROOT = Path(__file__).parents[2]
@@ -30,3 +32,5 @@ def test_a_table_has_means_deviations_and_the_ratio_of_steps() -> None:
     assert lines[3] == "| SCAN t2i | 1 | 320.0 | 280.0 | 20.0 | 10.0 | 7 | 4.50 M | 5.00 s, 2.50 |"
     assert lines[-1] == "A random ranking comes to an rsum of 31.6."
     assert with_table(f"a\n{BEGIN}old{END}\nb\n", document) == f"a\n{BEGIN}{table(document)}{END}\nb\n"
+    with pytest.raises(ValueError, match="expected the lines"):
+        with_table("no markers", document)
