@@ -32,7 +32,7 @@ def test_all_of_make_bench_are_here() -> None:
     assert {line.split("benchmarks.")[1].split()[0] for line in recipe.splitlines()} <= set(TINY)
 
 
-SLOW = ("training", "training_shares", "convolutions", "loading", "evaluation")  # large networks, processes
+SLOW = ("training", "training_shares", "convolutions", "loading", "evaluation", "recovery")
 
 
 @pytest.mark.parametrize(

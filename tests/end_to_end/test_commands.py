@@ -131,6 +131,7 @@ def test_training_the_detector_goes_on_after_a_kill(data, short_config, tmp_path
     )
 
 
+@pytest.mark.slow
 def test_visual_genome_to_a_scored_detector(data, short_config, tmp_path):
     """The scenes written as Visual Genome publishes its data, and back; training begins with a file's ResNet."""
     source, genome = tmp_path / "downloads", tmp_path / "genome"
@@ -298,6 +299,7 @@ def png_header(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk + bytes(64)
 
 
+@pytest.mark.slow
 def test_every_kind_of_bad_file_is_reported_and_the_exit_code_says_so(every_kind, tmp_path):
     folder, good, bad = every_kind
     arguments = (folder, "--config", "scenes", "--weights", "random", "--out", tmp_path / "features.h5")

@@ -132,6 +132,7 @@ def test_the_sweep_is_airsplays(seed, count, bounds, threshold, nms):
     assert torch.equal(chosen.boxes, torch.tensor(boxes)[chosen.rows])  # regressed, not proposed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inclusive", [True, False])
 def test_at_the_published_size(inclusive):
     boxes, probabilities = scene(np.random.default_rng(0), 300, 1600)
