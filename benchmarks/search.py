@@ -1,7 +1,7 @@
 """How fast are the ways of searching a large index, and how near is an approximate answer?
 
     chan train --config flickr8k --data flickr8k_1k --out runs/flickr8k model.dim=1024
-    python -m benchmarks.search --run runs/flickr8k --data flickr8k_1k --work /tmp/search
+    python -m benchmarks.search --run runs/flickr8k --data flickr8k_1k --work FOLDER
     python -m benchmarks.search ... --images 10000 --kinds IVF{cells},SQ8 IVF{cells},RaBitQ SQfp16
 
 Images are made: each mixes the region embeddings of two real photographs and disturbs them, so that regions have

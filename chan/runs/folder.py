@@ -21,7 +21,7 @@ from chan.model.chan import Chan
 from chan.runs.hub import fetched_features, fetched_run
 from chan.runs.provenance import check_provenance, load_provenance, save_provenance
 from chan.text.tokenizers import BertTokenizer, CaptionTokenizer, VocabularyTokenizer
-from chan.training.checkpoints import BEST, load_weights
+from chan.training.checkpoints import BEST, check_shapes, load_weights
 from data_tools.captions.vocabulary import Vocabulary
 from data_tools.errors import InputError, UsageError, reading
 from data_tools.files import replacing
@@ -83,6 +83,8 @@ def load_best_model(folder: Path, device: torch.device) -> tuple[Chan, int, Capt
     dim = config.model.image.dim
     if dim is None:
         raise InputError(f"{folder / CONFIG}: model.image.dim: expected the run's feature dimension, found null")
+    with torch.device("meta"):  # a shared run's configuration may claim any size
+        check_shapes(build_model(config.model, dim, tokenizer, pretrained=False), folder / BEST)
     model = build_model(config.model, dim, tokenizer, pretrained=False)
     load_weights(model, folder / BEST)
     return model.to(device), dim, tokenizer

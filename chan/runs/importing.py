@@ -6,11 +6,13 @@ refused, and no code in it is run.
 """
 
 import argparse
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from chan.build import build_model
@@ -18,16 +20,16 @@ from chan.config import Config, TextEncoderName, override
 from chan.keys import with_value
 from chan.runs import folder as runs
 from chan.runs.hub import fetched_checkpoint
-from chan.runs.published import PublicCode, code_of, text_encoder_of, weights_of, with_mask_row
+from chan.runs.published import PublicCode, code_of, read_options, text_encoder_of, weights_of, with_mask_row
 from chan.text.bert import load_bert_config
 from chan.text.tokenizers import BertTokenizer, CaptionTokenizer, VocabularyTokenizer
-from chan.training.checkpoints import BEST, save_weights, shapes
+from chan.training.checkpoints import BEST, save_weights
 from data_tools.captions.vocabulary import Vocabulary
 from data_tools.errors import InputError, UsageError
 from data_tools.weights.downloads import download
 from data_tools.weights.hub import is_hub, pinned
 from data_tools.weights.pickles import read_pickle
-from data_tools.weights.tensor_names import tensor_differences
+from data_tools.weights.states import check_tensors
 
 EMBED = "text_encoder.embed.weight"
 
@@ -60,13 +62,14 @@ def import_checkpoint(source: str | Path, vocab: Path | None, bert: str | None, 
     runs.check_new_run(folder)
     path = _found(source)
     checkpoint = read_checkpoint(path)
-    states, options = checkpoint["model"], _given(checkpoint["opt"])
+    states = checkpoint["model"]
     try:
+        options = read_options(vars(checkpoint["opt"]))
         code = code_of(states, options)
         config = config_of(path, code, options, text_encoder_of(states, options))
+        weights = weights_of(states)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
-    weights = weights_of(states)
     if config.model.text.encoder is TextEncoderName.bert:
         bert = bert or code.bert
         _check_bert(path, bert, weights)
@@ -76,8 +79,9 @@ def import_checkpoint(source: str | Path, vocab: Path | None, bert: str | None, 
     if isinstance(tokenizer, VocabularyTokenizer) and not code.has_mask_word:
         weights = with_mask_row(weights, tokenizer.unknown_id)
     assert config.model.image.dim is not None
-    model = build_model(config.model, config.model.image.dim, tokenizer, pretrained=False)
-    _check_weights(path, shapes(weights), shapes(model.state_dict()))
+    with torch.device("meta"):  # without memory: the options may claim any size
+        model = build_model(config.model, config.model.image.dim, tokenizer, pretrained=False)
+    _check_weights(path, weights, model.state_dict())
     origin = pinned(path)
     runs.start_run(folder, config, tokenizer, {} if origin is None else {"run": origin})
     save_weights(weights, folder / BEST)
@@ -103,8 +107,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(parts, list | tuple) or len(parts) not in (2, 4) or not all(map(_is_state, parts)):
         raise InputError(f"{path}: model: expected two or four state dicts, tensors by name")
     for name, kind in (("epoch", int), ("best_rsum", int | float)):
-        if not isinstance(loaded.get(name, 0), kind):
-            raise InputError(f"{path}: {name}: expected a number, found {loaded[name]!r}")
+        if not isinstance(loaded.get(name, 0), kind) or not math.isfinite(loaded.get(name, 0)):
+            raise InputError(f"{path}: {name}: expected a number, found {repr(loaded[name])[:40]}")
     return loaded
 
 
@@ -112,10 +116,6 @@ def _is_state(part: Any) -> bool:
     return isinstance(part, Mapping) and all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in part.items()
     )
-
-
-def _given(opt: argparse.Namespace) -> dict[str, Any]:
-    return {name: value for name, value in vars(opt).items() if value is not None}
 
 
 def config_of(path: Path, code: PublicCode, options: Mapping[str, Any], encoder: str) -> Config:
@@ -155,11 +155,11 @@ def _check_bert(path: Path, bert: str | None, weights: Mapping[str, Tensor]) -> 
             raise InputError(f"{path}: {what} of its BERT: {number}; --bert {bert} has {other}")
 
 
-def _check_weights(path: Path, found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:
+def _check_weights(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """`InputError` where the weights are not those of the model that the checkpoint's options describe."""
-    differences = tensor_differences(found, expected)
-    if not differences:
-        return
-    wrong_vocab = EMBED in found and EMBED in expected and found[EMBED] != expected[EMBED]
-    hint = "; is --vocab the vocabulary that it was trained with?" if wrong_vocab else ""
-    raise InputError(f"{path}: its weights do not fit the model of its options: {differences}{hint}")
+    try:
+        check_tensors(found, expected)
+    except ValueError as error:
+        wrong_vocab = EMBED in found and EMBED in expected and found[EMBED].shape != expected[EMBED].shape
+        hint = "; is --vocab the vocabulary that it was trained with?" if wrong_vocab else ""
+        raise InputError(f"{path}: its weights do not fit the model of its options: {error}{hint}") from None

@@ -47,6 +47,21 @@ OF_SCAN = {
     "lambda_softmax": "model.lambda_softmax",
     "lambda_lse": "model.lambda_lse",
 }
+READ = {  # all options that are read
+    *(
+        *SAME,
+        *OF_CHAN,
+        *OF_SCAN,
+        "text_enc_type",
+        "coding_type",
+        "pooling_type",
+        "criterion",
+        "drop",
+        "obj_drop_rate",
+    ),
+    *("cross_attn", "agg_func", "bi_gru", "max_violation", "no_imgnorm", "no_txtnorm"),
+}
+MAX_WORD = 100  # characters of an option's value
 RENAMED = {
     "gpool.": "aggregation.gpo.",
     "mlp.layers.0.": "mlp.0.",
@@ -75,6 +90,24 @@ class PublicCode:
     has_mask_word: bool
 
 
+def read_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a checkpoint's options those that are read here; None stands for one that was not given.
+
+    Raises:
+        ValueError: one is neither a number nor a word.
+    """
+    read = {name: value for name, value in given.items() if name in READ and value is not None}
+    for name, value in read.items():
+        is_word = isinstance(value, str) and value.isprintable() and len(value) <= MAX_WORD
+        if not (is_word or isinstance(value, bool | int | float)):
+            raise ValueError(f"{name}: expected a number or a word, found {_kind(value)}")
+    return read
+
+
+def _kind(value: Any) -> str:
+    return f"{len(value)} characters" if isinstance(value, str) else f"a {type(value).__name__}"
+
+
 def code_of(states: Sequence[State], options: Options) -> PublicCode:
     """The code that wrote a checkpoint.
 
@@ -99,7 +132,11 @@ def text_encoder_of(states: Sequence[State], options: Options) -> str:
 
 
 def weights_of(states: Sequence[State]) -> dict[str, Tensor]:
-    """The weights in float32 by their names here, without those that no embedding depends on."""
+    """The weights in float32 by their names here, without those that no embedding depends on.
+
+    Raises:
+        ValueError: a weight-normalised layer is malformed.
+    """
     found = {}
     for prefix, state in zip(("image_encoder.", "text_encoder.", "scoring.", "loss."), states, strict=False):
         for name, value in _without_weight_norm({_bare(name): value for name, value in state.items()}).items():
@@ -128,8 +165,10 @@ def _without_weight_norm(state: State) -> State:
     if not {"fc.weight_g", "fc.weight_v"} <= set(state):
         return state
     direction = state["fc.weight_v"].float()
+    if state["fc.weight_g"].numel() != 1:
+        raise ValueError(f"fc.weight_g: expected one number, found {state['fc.weight_g'].numel()}")
     weight = state["fc.weight_g"].float() * direction / direction.norm()
-    return {"fc.weight": weight, **{n: v for n, v in state.items() if n not in ("fc.weight_g", "fc.weight_v")}}
+    return {**{n: v for n, v in state.items() if n not in ("fc.weight_g", "fc.weight_v")}, "fc.weight": weight}
 
 
 def _common(options: Options, encoder: str, names: Mapping[str, str]) -> list[str]:
@@ -163,6 +202,8 @@ def _of_chan(options: Options, encoder: str) -> list[str]:
             "embeddings cannot be reproduced"
         )
     dropped = options.get("obj_drop_rate", 0.2) if encoder == "bigru" else 0.2  # its BERT branch has a fixed rate
+    if isinstance(dropped, str):
+        raise ValueError(f"obj_drop_rate: expected a number, found {dropped!r}")
     augmented = options.get("drop", False)
     return [
         *_common(options, encoder, OF_CHAN),

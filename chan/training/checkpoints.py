@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from data_tools.errors import InputError, one_line, reading
 from data_tools.files import replacing
 from data_tools.weights.pickles import read_pickle
 from data_tools.weights.states import check_optimizer_state, check_scaler_state, check_tensors
+from data_tools.weights.tensor_names import tensor_differences
 
 BEST, LAST, STATE = "best.safetensors", "last.safetensors", "state.pt"
 STATE_KEYS = {"model", "optimizer", "scaler", "progress"}
@@ -124,8 +126,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         InputError: the file is missing or damaged, or its names or shapes are not exactly the model's.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; a run writes it when its first epoch ends")
+    _check_exists(path)
     with reading(path, "not a safetensors file"):
         weights = load_file(path)
     try:
@@ -135,6 +136,20 @@ def load_weights(model: nn.Module, path: Path) -> None:
     model.load_state_dict(weights)
 
 
-def shapes(weights: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor, by name."""
-    return {name: tuple(value.shape) for name, value in weights.items()}
+def check_shapes(model: nn.Module, path: Path) -> None:
+    """Compare a safetensors file with a model that may lie on the device `meta`, before either takes memory.
+
+    Raises:
+        InputError: the file is missing or damaged, or its names or shapes are not exactly the model's.
+    """
+    _check_exists(path)
+    with reading(path, "not a safetensors file"), safe_open(path, "pt") as file:
+        found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - not a mapping
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    if differences := tensor_differences(found, expected):
+        raise InputError(f"{path}: not the weights of this run's model: {differences}")
+
+
+def _check_exists(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; a run writes it when its first epoch ends")

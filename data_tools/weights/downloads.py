@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.console import Progress
-from data_tools.errors import InputError
+from data_tools.errors import InputError, one_line
 from data_tools.files import replacing
 from data_tools.weights.caffe_files import is_caffe_file, is_whole_caffe_file
 
@@ -45,9 +45,10 @@ def download(url: str) -> Path:
         except _NotWrittenError as error:
             raise error.__cause__ or error from None  # of our disk, which `replacing` reports
         except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", None) or error
+            reason = getattr(error, "reason", None)
+            cause = reason if isinstance(reason, Exception) else error
             raise InputError(
-                f"{url}: could not be fetched ({one_line_of(reason)}); fix: fetch it where there is a network and "
+                f"{url}: could not be fetched ({one_line(cause)}); fix: fetch it where there is a network and "
                 "give its path"
             ) from None
     return path
@@ -74,11 +75,6 @@ for _handler in (
     *(urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor),
 ):
     _OPENER.add_handler(_handler())
-
-
-def one_line_of(reason: object) -> str:
-    """The reason of a library in one line of at most 200 characters."""
-    return " ".join(str(reason).split())[:200]
 
 
 def _copy(response: http.client.HTTPResponse, path: Path) -> None:

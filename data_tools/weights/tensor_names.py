@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 Shape = Sequence[int]
 
 _SHOWN = 4  # names of each kind in a message
+_LONGEST = 200  # characters of a name in a message
 
 
 def tensor_differences(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> str:
@@ -34,4 +35,9 @@ def tensor_differences(found: Mapping[str, Shape], expected: Mapping[str, Shape]
 
 def _first(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return ", ".join(map(_legible, names[:_SHOWN])) + more
+
+
+def _legible(name: str) -> str:
+    """A name from a file, in one line of bounded length."""
+    return (name if name.isprintable() else ascii(name))[:_LONGEST]

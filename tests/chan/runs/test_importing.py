@@ -259,6 +259,8 @@ def test_a_malicious_checkpoint_runs_nothing(place: str, vocabulary: Path, tmp_p
         ({"precomp_enc_type": "transformer"}, "mixes the images of a batch"),
         ({"num_layers": 2}, r"missing: text_encoder\.rnn\.weight_ih_l1"),
         ({"num_layers": 99}, r"model\.text\.layers"),
+        ({"obj_drop_rate": "often"}, "obj_drop_rate: expected a number, found 'often'"),
+        ({"coding_type": ["VHACoding"]}, "coding_type: expected a number or a word, found a list"),
         ({"coding_type": "XYZCoding"}, "coding_type: 'XYZCoding': expected one of VHACoding"),
         ({"embed_size": 12}, "model.dim"),
         ({"img_dim": 7}, r"wrong shape: image_encoder\.fc\.weight \(16, 24\), expected \(16, 7\)"),

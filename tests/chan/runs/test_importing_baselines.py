@@ -317,6 +317,79 @@ def test_what_this_program_lacks_is_refused(make: Any, message: str, vocabulary:
     assert not (tmp_path / "run").exists()
 
 
+def scan_states(**changes: Tensor) -> list[Any]:
+    image = nn.Module()
+    image.fc = nn.Linear(FEATURES, DIM)
+    return [{**random_state(image, 1), **changes}, random_state(GruText(len(WORDS), 1, False), 2)]
+
+
+HOSTILE_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "a list": ({"agg_func": ["Mean"]}, "agg_func: expected a number or a word, found a list"),
+    "a dict": ({"cross_attn": {}}, "cross_attn: expected a number or a word, found a dict"),
+    "a tensor": ({"margin": torch.zeros(3000)}, "margin: expected a number or a word, found a Tensor"),
+    "two lines": ({"raw_feature_norm": "l2\nnorm"}, "raw_feature_norm: expected a number or a word"),
+    "a megabyte": ({"margin": "x" * 10**6}, "margin: expected a number or a word, found 1000000 characters"),
+    "the environment": ({"margin": "${oc.env:HOME}"}, "expected key=value, and a plain value"),
+    "no number": ({"learning_rate": math.nan}, r"train\.lr: expected a finite number"),
+    "a huge model": ({"embed_size": 8 * 10**8}, r"wrong shape: image_encoder\.fc\.weight \(16, 24\), expected"),
+    "huge words": ({"word_dim": 2 * 10**9}, r"wrong shape: text_encoder\.embed\.weight"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_OPTIONS)
+def test_hostile_options_are_one_line_and_take_no_memory(case: str, vocabulary: Path, tmp_path: Path) -> None:
+    changes, message = HOSTILE_OPTIONS[case]
+    path = save(tmp_path / "m.pth", scan_states(), scan_options(**changes))
+    with pytest.raises(InputError, match=message) as error:
+        import_checkpoint(path, vocabulary, None, tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_configuration_claims_a_huge_model(vocabulary: Path, tmp_path: Path) -> None:
+    path = save(tmp_path / "m.pth", scan_states(), scan_options())
+    import_checkpoint(path, vocabulary, None, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace(f"  dim: {DIM}\n", "  dim: 800000000\n", 1))
+    assert load_run_config(tmp_path / "run").model.dim == 800_000_000
+    with pytest.raises(InputError, match="not the weights of this run's model: wrong shape") as error:
+        Retriever.from_pretrained(tmp_path / "run")
+    assert "\n" not in str(error.value)
+
+
+HOSTILE_WEIGHTS: dict[str, tuple[dict[str, Tensor], str]] = {
+    "NaN": ({"fc.bias": torch.full((DIM,), math.nan)}, "fc.bias: holds a number that is not finite"),
+    "whole numbers": ({"fc.bias": torch.zeros(DIM, dtype=torch.int64)}, "fc.bias: expected numbers of the type"),
+    "a name of lines": ({"a\nb" * 300: torch.zeros(1)}, "unexpected: 'image_encoder.a"),
+    "a vector of weights": (
+        {"fc.weight_g": torch.zeros(3, 5), "fc.weight_v": torch.zeros(4, 7)},
+        "expected one num",
+    ),
+    "a direction of zeros": ({"fc.weight_g": torch.ones(()), "fc.weight_v": torch.zeros(DIM, FEATURES)}, "finite"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_WEIGHTS)
+def test_hostile_weights_are_one_line(case: str, vocabulary: Path, tmp_path: Path) -> None:
+    changes, message = HOSTILE_WEIGHTS[case]
+    path = save(tmp_path / "m.pth", scan_states(**changes), scan_options())
+    with pytest.raises(InputError, match=message) as error:
+        import_checkpoint(path, vocabulary, None, tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("key", "value"), [("best_rsum", math.nan), ("epoch", "a\n" * 500), ("epoch", None)])
+def test_records_that_are_no_numbers(key: str, value: object, vocabulary: Path, tmp_path: Path) -> None:
+    content = {"epoch": 1, "model": scan_states(), "best_rsum": 1.0, "opt": scan_options(), key: value}
+    torch.save(content, tmp_path / "m.pth")
+    with pytest.raises(InputError, match=f"{key}: expected a number") as error:
+        import_checkpoint(tmp_path / "m.pth", vocabulary, None, tmp_path / "run")
+    assert len(str(error.value)) < 300 + len(str(tmp_path))
+
+
 def test_vse_plus_plus_and_berts_of_other_sizes_are_refused(bert_folder: str, tmp_path: Path) -> None:
     image = nn.Module()
     image.fc = nn.Linear(FEATURES, DIM)
