@@ -148,7 +148,7 @@ class ScanFolder:
         self.path = folder
         names = sorted(path.name.removesuffix(ARRAY_SUFFIX) for path in folder.glob(f"*{ARRAY_SUFFIX}"))
         if not names:
-            raise InputError(f"{folder}: holds no array (*{ARRAY_SUFFIX})")
+            raise InputError(f"{folder}: holds no array (*{ARRAY_SUFFIX}) and no {STORE_NAME}")
         order = [name for name in _SPLITS_FIRST if name in names]
         order += [name for name in names if name not in _SPLITS_FIRST]
         self.arrays = [ScanFeatures(folder / f"{name}{ARRAY_SUFFIX}") for name in order]

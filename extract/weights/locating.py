@@ -53,7 +53,7 @@ def find_weights(spec: str) -> Path:
     try:
         return first_file(HubSpec(spec), REPOSITORY_FILES)
     except InputError as error:
-        raise InputError(f"{spec}: no such file, and of that Hugging Face repository: {error}") from None
+        raise InputError(f"{spec}: no such file here; {error}") from None
 
 
 def sha256_of(path: Path) -> str:
