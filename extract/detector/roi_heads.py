@@ -19,7 +19,7 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 
-from extract.detector import region_pooling
+from extract.detector import preactivated, region_pooling
 from extract.detector.boxes import INCLUSIVE_TRANSFORMS
 
 CPU_GROUP = 4 * 1024 * 14 * 14  # numbers that pass res5 together on a CPU: four such regions fit a cache
@@ -135,7 +135,10 @@ class AttributePredictor(FastRCNNOutputLayers):
 
 @ROI_HEADS_REGISTRY.register()
 class BUTDROIHeads(Res5ROIHeads):
-    """Detectron2's C4 heads with attributes, and with Caffe's res5 of stride 1 where RES5_DILATION is 2."""
+    """Detectron2's C4 heads with attributes, and with the res5 of the configured network.
+
+    It is Caffe's of stride 1 where RES5_DILATION is 2, and pre-activated where the backbone is.
+    """
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -147,6 +150,8 @@ class BUTDROIHeads(Res5ROIHeads):
 
     @classmethod
     def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Module, int]:
+        if cfg.MODEL.BACKBONE.NAME == preactivated.NAME:
+            return preactivated.res5(cfg)
         if cfg.MODEL.RESNETS.RES5_DILATION == 1:
             return super()._build_res5_block(cfg)
         resnet = cfg.MODEL.RESNETS

@@ -7,9 +7,13 @@ formats of MILVLG/bottom-up-attention.pytorch differ:
 - Caffe-trained (`bua-caffe-frcn-*.pth`): objectness has a background and a foreground logit for each anchor, all
   of the background first; the background is the first class and "none" the first attribute; the box layer also
   has rows for the background, and is in plain units, where Detectron2's divides by its weights 10, 10, 5, 5.
+  The norms of the pre-activated `-r152.pth` are those of the layers that they come before; see
+  extract/detector/preactivated.py.
 - Detectron2-trained (`bua-d2-frcn-*.pth`): the attribute layers are a module of their own, as in the files of
   facebookresearch/grid-feats-vqa.
 """
+
+import re
 
 import torch
 
@@ -62,6 +66,8 @@ def convert(state: Tensors) -> Tensors:
 
 def _from_milvlg_caffe(state: Tensors) -> Tensors:
     converted = {_CAFFE_NAMES.get(name, name): tensor for name, tensor in state.items()}
+    if any(name.startswith(_LAST_NORM) for name in state):
+        converted = {_preactivated_name(name): tensor for name, tensor in converted.items()}
     for kind in ("weight", "bias"):
         if _has_paired_objectness(state):
             background, foreground = converted[f"{OBJECTNESS}.{kind}"].chunk(2)
@@ -74,6 +80,16 @@ def _from_milvlg_caffe(state: Tensors) -> Tensors:
         if name in converted:
             converted[name] = _box_layer(converted[name])
     return converted
+
+
+_LAST_NORM = "roi_heads.res5_bn."
+
+
+def _preactivated_name(name: str) -> str:
+    if name.startswith(_LAST_NORM):
+        return name.replace(_LAST_NORM, "roi_heads.res5.3.")
+    name = re.sub(r"^roi_heads\.res5\.0\.norm\.", "backbone.norm.", name)
+    return re.sub(r"(\.res\d\.\d+)\.(?:conv([23])\.)?norm\.", lambda m: f"{m[1]}.norm{m[2] or 1}.", name)
 
 
 def _box_layer(tensor: torch.Tensor) -> torch.Tensor:

@@ -88,7 +88,7 @@ def random_state(
 
 def _fit(state: State, name: str, x: torch.Tensor) -> None:
     """Set a layer's numbers so that what leaves it is neither all alike nor beyond measure."""
-    if name.endswith(".norm"):
+    if name.endswith((".norm", "_bn")):
         state[f"{name}.running_mean"] = x.mean(dim=(0, 2, 3))
         state[f"{name}.running_var"] = x.var(dim=(0, 2, 3)) + 1e-3
     elif name in SPREADS:
@@ -110,6 +110,29 @@ def calibrated(recipe: Recipe, state: State, image: np.ndarray) -> State:
 
 
 # Conventions
+
+
+def preactivated(state: State, seed: int = 2) -> State:
+    """The convolutions of a ResNet with the norms that MILVLG's R-152 has, drawn anew."""
+    rng = torch.Generator().manual_seed(seed)
+    written = {name: tensor for name, tensor in state.items() if ".norm." not in name}
+
+    def draw(name: str, channels: int) -> None:
+        written[f"{name}.weight"] = 0.8 + 0.4 * torch.rand(channels, generator=rng)
+        written[f"{name}.bias"] = 0.2 * torch.randn(channels, generator=rng)
+        written[f"{name}.running_mean"] = torch.zeros(channels)
+        written[f"{name}.running_var"] = torch.ones(channels)
+
+    draw("backbone.stem.norm", 3)
+    draw("backbone.stem.conv1.norm", len(state["backbone.stem.conv1.weight"]))
+    for name in state:
+        if name.endswith(".conv1.weight") and ".res" in name:
+            block = name.removesuffix(".conv1.weight")
+            draw(f"{block}.norm", state[name].shape[1])
+            for layer in ("conv2", "conv3"):
+                draw(f"{block}.{layer}.norm", state[f"{block}.{layer}.weight"].shape[1])
+    draw("roi_heads.res5_bn", state[f"{HEAD}.cls_score.weight"].shape[1])
+    return written
 
 
 def to_milvlg_caffe(state: State, seed: int = 1) -> State:

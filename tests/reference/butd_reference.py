@@ -33,6 +33,7 @@ class Recipe:
         dilated: res5 keeps the 14 x 14 places of a region, with dilation 2.
         pool: RoIPool or RoIAlign.
         samples: of RoIAlign, along a side of a bin; 0: as many as the bin has places.
+        preactivated: norm and ReLU come before each convolution of a stage.
     """
 
     caffe: bool
@@ -50,6 +51,7 @@ class Recipe:
     before_nms: int = 6000
     after_nms: int = 300
     bins: int = 14
+    preactivated: bool = False
 
 
 @dataclass
@@ -129,6 +131,7 @@ class Layers:
 
     state: State
     calibrate: Callable[[State, str, torch.Tensor], None] | None = None
+    eps: float = 1e-5
 
     def _use(self, name: str, x: torch.Tensor) -> None:
         if self.calibrate is not None:
@@ -140,13 +143,14 @@ class Layers:
         bias = self.state.get(f"{name}.bias")
         groups = x.shape[1] // weight.shape[1]
         x = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-        if f"{name}.norm.weight" not in self.state:
-            return x
-        self._use(f"{name}.norm", x)
+        return self.normalise(f"{name}.norm", x) if f"{name}.norm.weight" in self.state else x
+
+    def normalise(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        self._use(name, x)
         weight, bias, mean, var = (
-            self.state[f"{name}.norm.{part}"].float() for part in ("weight", "bias", "running_mean", "running_var")
+            self.state[f"{name}.{part}"].float() for part in ("weight", "bias", "running_mean", "running_var")
         )
-        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=1e-5)
+        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=self.eps)
 
     def head(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """A 1 x 1 convolution or a linear layer that predicts something."""
@@ -155,6 +159,8 @@ class Layers:
         return F.conv2d(x, weight, bias) if weight.ndim == 4 else x @ weight.T + bias
 
     def stem(self, x: torch.Tensor, caffe_pool: bool) -> torch.Tensor:
+        if "backbone.stem.norm.weight" in self.state:
+            x = self.normalise("backbone.stem.norm", x)
         x = self.convolve("backbone.stem.conv1", x, stride=2).relu()
         if caffe_pool:
             return F.max_pool2d(x, 3, 2, padding=0, ceil_mode=True)
@@ -172,6 +178,27 @@ class Layers:
             if f"{here}.shortcut.weight" in self.state:
                 x = self.convolve(f"{here}.shortcut", x, stride=first * second)
             x = (y + x).relu()
+            block += 1
+        return x
+
+    def preactivated_stage(self, name: str, x: torch.Tensor, stride: int) -> torch.Tensor:
+        """Bottlenecks in the names of MILVLG's file, where `conv2.norm` is the norm before conv2.
+
+        The norm of res5's first block is not used here: `res4` ends with it.
+        """
+        block = 0
+        while f"{name}.{block}.conv1.weight" in self.state:
+            here = f"{name}.{block}"
+            step = stride if block == 0 else 1
+            a = x if here == "roi_heads.res5.0" else self.normalise(f"{here}.norm", x).relu()
+            y = F.conv2d(a, self.state[f"{here}.conv1.weight"])
+            y = self.normalise(f"{here}.conv2.norm", y).relu()
+            y = F.conv2d(y, self.state[f"{here}.conv2.weight"], stride=step, padding=1)
+            y = self.normalise(f"{here}.conv3.norm", y).relu()
+            y = F.conv2d(y, self.state[f"{here}.conv3.weight"])
+            if f"{here}.shortcut.weight" in self.state:
+                x = F.conv2d(a, self.state[f"{here}.shortcut.weight"], stride=step)
+            x = x + y
             block += 1
         return x
 
@@ -368,16 +395,27 @@ def pooled_features(recipe: Recipe, layers: Layers, features: torch.Tensor, boxe
             regions = roi_pool(features[0], some, recipe.bins)
         else:
             regions = roi_align(features[0], some, recipe.bins, recipe.samples)
-        strides, dilation = ((1, 1), 2) if recipe.dilated else (recipe.halving, 1)
-        means.append(layers.stage("roi_heads.res5", regions, strides, dilation).mean(dim=(2, 3)))
+        means.append(res5(recipe, layers, regions).mean(dim=(2, 3)))
         if layers.calibrate is not None:
             break  # its numbers are wanted, not its result
     return torch.cat(means)
 
 
+def res5(recipe: Recipe, layers: Layers, x: torch.Tensor, name: str = "roi_heads.res5") -> torch.Tensor:
+    if recipe.preactivated:
+        return layers.normalise("roi_heads.res5_bn", layers.preactivated_stage(name, x, 2)).relu()
+    strides, dilation = ((1, 1), 2) if recipe.dilated else (recipe.halving, 1)
+    return layers.stage(name, x, strides, dilation)
+
+
 @torch.no_grad()
 def res4(recipe: Recipe, layers: Layers, pixels: torch.Tensor) -> torch.Tensor:
     """(1, C, h, w) of (1, 3, H, W) pixels without the mean."""
+    if recipe.preactivated:
+        x = layers.stem(pixels, caffe_pool=True)
+        for name, stride in (("res2", 1), ("res3", 2), ("res4", 2)):
+            x = layers.preactivated_stage(f"backbone.{name}", x, stride)
+        return layers.normalise("roi_heads.res5.0.norm", x).relu()
     x = layers.stem(pixels, caffe_pool=recipe.dilated)
     for name, strides in (("res2", (1, 1)), ("res3", recipe.halving), ("res4", recipe.halving)):
         x = layers.stage(f"backbone.{name}", x, strides)
@@ -398,9 +436,8 @@ def grid(
     """
     layers = Layers(state, calibrate)
     pixels = prepared(recipe, image)[0] if pixels is None else pixels
-    strides, dilation = ((1, 1), 2) if recipe.dilated else (recipe.halving, 1)
-    res5 = "backbone.res5" if recipe.layout == "grid_feats" else "roi_heads.res5"
-    x = layers.stage(res5, res4(recipe, layers, pixels), strides, dilation)[0].double().numpy()
+    name = "backbone.res5" if recipe.layout == "grid_feats" else "roi_heads.res5"
+    x = res5(recipe, layers, res4(recipe, layers, pixels), name)[0].double().numpy()
     spans = [
         [(int(np.floor(i * side / cells)), int(np.ceil((i + 1) * side / cells))) for i in range(cells)]
         for side in x.shape[1:]
@@ -416,7 +453,7 @@ def describe(
 
     `pixels` (1, 3, h, w), without the mean, may take the place of what `prepared` makes of the image.
     """
-    layers = Layers(state, calibrate)
+    layers = Layers(state, calibrate, eps=2e-5 if recipe.preactivated else 1e-5)
     own_pixels, scales = prepared(recipe, image)
     pixels = own_pixels if pixels is None else pixels
     x = res4(recipe, layers, pixels)

@@ -279,6 +279,39 @@ def test_every_published_format_gives_the_features_of_the_reference(tmp_path, wr
     assert_same(expectation(expected), described(detector, picture()))
 
 
+R152 = dataclasses.replace(CAFFE, mean=(0.0, 0.0, 0.0), dilated=False, halving=(1, 2), preactivated=True)
+
+
+def r152_file(path, recipe, image, **sizes):
+    """Write random weights in the structure of `bua-caffe-frcn-r152.pth`; the recipe and tensors of the file."""
+    state = files.preactivated(files.random_state(depth=152, **sizes))
+    state = files.with_counters(files.to_milvlg_caffe(files.calibrated(recipe, state, image)))
+    torch.save({"model": state}, path)
+    return dataclasses.replace(recipe, layout="milvlg_caffe", anchors=reference.caffe_anchors(True)), state
+
+
+def test_milvlgs_preactivated_r152(tmp_path):
+    cfg = narrow("butd_r152_caffe")
+    recipe, state = r152_file(tmp_path / "r152.pth", small(R152), picture(), stem=16, width=8, out=32)
+    found = described(build_detector(cfg, tmp_path / "r152.pth", CPU), picture())
+    expected = reference.describe(recipe, state, picture(), pixels_of(recipe, picture(), cfg))
+    assert len(expected.boxes) >= 36
+    assert expected.features.std(axis=0).mean() > 0.1 * expected.features.mean()
+    assert_same(expected, found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_milvlgs_preactivated_r152_at_full_size(tmp_path, coco_samples):
+    image = decode_bgr(sorted((coco_samples / "images").rglob("*.jpg"))[0])
+    recipe, state = r152_file(tmp_path / "r152.pth", R152, image)
+    cfg = load_config("butd_r152_caffe")
+    found = described(build_detector(cfg, tmp_path / "r152.pth", CPU), image)
+    largest = differences(reference.describe(recipe, state, image, pixels_of(recipe, image, cfg)), found)
+    print({name: f"{value:.1e}" for name, value in largest.items()})
+    assert max(largest.values()) <= TOLERANCE, largest
+
+
 def test_one_network_in_two_conventions_is_the_same_network():
     ours, milvlg = expectation("caffe"), expectation("milvlg")
     assert np.abs(ours.boxes - milvlg.boxes).max() < 1e-4 * ours.boxes.max()
