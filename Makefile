@@ -4,7 +4,8 @@
 # make trials commands killed at random moments and run again, results compared, some fifteen minutes; runs/trials
 # make docs   the documentation site, into site/; a broken link is an error
 # make bench  the measurements of docs/performance.md, some thirteen minutes on two CPU cores; make bench-gpu on a GPU
-# Each sets itself up: python3 (3.11 to 3.13), pip, make and git are all it needs.
+# make gpu-check  what to run first on a GPU, within ten minutes; installs nothing: PYTHON=... names the interpreter
+# Each of the others sets itself up: python3 (3.11 to 3.13), pip, make and git are all it needs.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 DOCS_STAMP = $(VENV)/.installed-docs
 
-.PHONY: setup demo test fuzz trials links docs bench bench-gpu clean
+.PHONY: setup demo test fuzz trials links docs bench bench-gpu gpu-check clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -54,6 +55,10 @@ bench-gpu: setup
 	$(BIN)/python -m benchmarks.loading
 	rm -rf runs/demo
 	$(BIN)/python -m benchmarks.pipeline --out runs/demo --record
+
+# PYTHON where it is given, else the environment of `make setup` where there is one.
+gpu-check:
+	$(or $(if $(filter file,$(origin PYTHON)),$(wildcard $(BIN)/python)),$(PYTHON)) -m benchmarks.gpu_check
 
 test: setup
 	$(BIN)/python -m ruff check .

@@ -1,12 +1,13 @@
 """How fast is the published detector, at what share of the machine's own limit, and what does precision cost?
 
     python -m benchmarks.extraction --images FOLDER                 # two cores: some ten minutes
-    python -m benchmarks.extraction --images FOLDER --batch-sizes 1 4 16 --precisions fp32 tf32 bf16 fp16 \\
+    python -m benchmarks.extraction --images FOLDER --batch-sizes 1 8 36 --precisions fp32 tf32 bf16 fp16 \\
         --error-precisions tf32 bf16 fp16                                # a GPU
 
 Measures, with random weights (arithmetic does not depend on them):
-- seconds and images per second of the network by precision and batch size, on one photograph of the folder at
-  600 x 800, and the achieved FLOP/s beside those of a plain matrix product of the same type in the same run;
+- seconds and images per second of the network by precision and batch size, at 600 x 800, on one photograph of the
+  folder or, without a folder, a drawn scene; and the achieved FLOP/s beside those of a plain matrix product of the
+  same type in the same run;
 - the relative error of features against fp32, over nine boxes of each photograph, resized to 224 pixels;
 - the selection of 300 proposals over 1,600 classes beside a loop over the classes with torchvision's NMS, in both
   dialects of box arithmetic, after checking that both select the same.
@@ -30,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.recording import record
 from data_tools.devices import resolve_device
 from data_tools.images.decoding import decode_bgr
+from data_tools.scenes.drawing import paint, sample_scene
 from extract.build import build_detector
 from extract.choices import Precision
 from extract.config import load_config
@@ -40,8 +42,6 @@ from extract.detector.resizing import Geometry
 from extract.regions.nms import per_class_nms
 from extract.run.sources import find_sources
 
-SIZE = (600, 800)
-PROPOSALS = 300
 ERROR_SIDE = 224  # pixels: CPUs without such arithmetic take minutes for one large photograph
 PRODUCT = 2048  # rows and columns of the matrix product
 
@@ -86,14 +86,16 @@ def make_plausible(detector: Detector) -> None:
 
 
 def network_times(
-    detector: Detector, image: torch.Tensor, geometry: Geometry, batches: list[int], repeats: int
+    detector: Detector, image: torch.Tensor, proposals: int, batches: list[int], repeats: int
 ) -> list[dict[str, Any]]:
     """A row for each batch size."""
+    size = (image.shape[1], image.shape[2])
+    geometry = Geometry(size, size, (1.0, 1.0))
     counter = FlopCounterMode(display=False)
     with counter:
         [found] = detector([image], [geometry])
-    if len(found.boxes) != PROPOSALS:
-        raise SystemExit(f"the network proposed {len(found.boxes)} boxes, not {PROPOSALS}")
+    if len(found.boxes) != proposals:
+        raise SystemExit(f"the network proposed {len(found.boxes)} boxes, not {proposals}")
     flops = counter.get_total_flops()
     limit = product_rate(detector.precision, detector.device, 5)
     rows = []
@@ -122,12 +124,24 @@ def network_times(
     return rows
 
 
-def feature_errors(exact: Detector, others: list[Detector], pictures: list[Path]) -> dict[str, dict[str, float]]:
+def some_pictures(folder: Path | None, count: int) -> list[np.ndarray]:
+    """The first `count` photographs of a folder, or as many drawn scenes: (H, W, 3) uint8, BGR."""
+    if folder is None:
+        random = np.random.default_rng(0)
+        scenes = [sample_scene(random) for _ in range(count)]
+        return [np.asarray(paint(scene.background, scene.objects))[:, :, ::-1].copy() for scene in scenes]
+    sources = find_sources(folder)
+    return [decode_bgr(sources.folder / image.file) for image in sources.images[:count]]
+
+
+def feature_errors(
+    exact: Detector, others: list[Detector], pictures: list[np.ndarray]
+) -> dict[str, dict[str, float]]:
     """Relative error of each precision's features against fp32's, on boxes spread over small photographs."""
     errors: dict[str, list[torch.Tensor]] = {other.precision.value: [] for other in others}
     resizing = replace(exact.resizing, min_side=ERROR_SIDE, max_side=2 * ERROR_SIDE)
-    for path in pictures:
-        image, geometry = resizing(decode_bgr(path))
+    for picture in pictures:
+        image, geometry = resizing(picture)
         height, width = geometry.original
         corners = torch.tensor([[x, y] for x in (0.0, 0.2, 0.4) for y in (0.0, 0.25, 0.5)])
         boxes = torch.cat([corners, corners + 0.5], dim=1) * torch.tensor([width, height] * 2)
@@ -189,8 +203,10 @@ def in_precision(exact: Detector, precision: Precision) -> Detector:
 def main() -> None:
     """Measure, print a table and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
+    parser.add_argument("--images", type=Path, help="folder of photographs; without it scenes are drawn")
     parser.add_argument("--config", default="butd_r101_caffe")
+    parser.add_argument("--size", type=int, nargs=2, default=[600, 800], help="height and width in the network")
+    parser.add_argument("--proposals", type=int, default=300)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1])
     parser.add_argument("--precisions", type=Precision, nargs="+", default=[Precision.FP32], help="to be timed")
@@ -208,20 +224,19 @@ def main() -> None:
 
     device = resolve_device(arguments.device)
     selection = selection_times(max(arguments.repeats, 5))
-    sources = find_sources(arguments.images)
-    pictures = [sources.folder / image.file for image in sources.images]
-    cfg = load_config(arguments.config)
+    pictures = some_pictures(arguments.images, max(1, arguments.error_images))
+    cfg = load_config(arguments.config).clone()
+    cfg.defrost()
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = arguments.proposals
     exact = build_detector(cfg, None, device)
     make_plausible(exact)
-    photograph = torch.from_numpy(decode_bgr(pictures[0])).permute(2, 0, 1)[None].float()
-    photograph = torch.nn.functional.interpolate(photograph, SIZE, mode="bilinear")[0]
+    photograph = torch.from_numpy(pictures[0]).permute(2, 0, 1)[None].float()
+    photograph = torch.nn.functional.interpolate(photograph, arguments.size, mode="bilinear")[0]
     image = photograph - torch.tensor(cfg.MODEL.PIXEL_MEAN)[:, None, None]
-    geometry = Geometry(SIZE, SIZE, (1.0, 1.0))
     rows = []
     for precision in arguments.precisions:
-        rows += network_times(
-            in_precision(exact, precision), image, geometry, arguments.batch_sizes, arguments.repeats
-        )
+        detector = in_precision(exact, precision)
+        rows += network_times(detector, image, arguments.proposals, arguments.batch_sizes, arguments.repeats)
     others = [in_precision(exact, precision) for precision in arguments.error_precisions]
     errors = feature_errors(exact, others, pictures[: arguments.error_images])
     for name, error in errors.items():
@@ -231,6 +246,8 @@ def main() -> None:
     results = {
         "config": arguments.config,
         "weights": "random",
+        "size": arguments.size,
+        "proposals": arguments.proposals,
         "network": rows,
         "feature_error_against_fp32": errors,
         "selection": selection,

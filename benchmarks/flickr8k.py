@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.machine import machine
-from examples.scenes import BIN
+from examples.scenes import program
 
 SUM = ("loss.warmup_epochs=15", "train.epochs=15", "train.lr_decay_epoch=10")
 HARDEST = ("loss.warmup_epochs=8", "train.epochs=14", "train.lr_decay_epoch=11")
@@ -42,7 +42,7 @@ MEASURES = (
 
 def chan(*arguments: str) -> Any:
     """What a `chan` command printed as JSON; one that fails ends the benchmark."""
-    done = subprocess.run([str(BIN / "chan"), *arguments, "--json"], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([*program("chan"), *arguments, "--json"], stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
         sys.exit(done.returncode)
     return json.loads(done.stdout)

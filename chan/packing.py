@@ -39,9 +39,10 @@ class Packed:
     def to(self, device: torch.device) -> "Packed":
         """The same sequences with their rows on `device`.
 
-        Rows on a GPU are there before they are used; those that come to the CPU are waited for.
+        Rows go to a GPU through pinned memory, so that nothing waits for it, and are there before they are used;
+        those that come to the CPU are waited for.
         """
-        return Packed(self.rows.to(device, non_blocking=device.type != "cpu"), self.offsets)
+        return self.with_rows(to_device(self.rows, device))
 
     def with_rows(self, rows: Tensor) -> "Packed":
         """Sequences of the same lengths with other rows, (N, ...)."""

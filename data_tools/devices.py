@@ -54,10 +54,12 @@ def _note_unused_gpu() -> None:
     )
 
 
-def to_device(index: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A small tensor on the CPU, copied to `device`.
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on `device`.
 
-    A copy from pageable memory would wait until the GPU has finished all queued work; one from pinned memory does
-    not.
+    A copy from pageable memory to a GPU would wait until it has finished all queued work; one from pinned memory
+    does not.
     """
-    return index.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else index.to(device)
+    if tensor.device.type == "cpu" and device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

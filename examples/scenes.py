@@ -2,6 +2,7 @@
 
     python -m examples.scenes --out runs/demo                     # what `make demo` runs
     python -m examples.scenes --out runs/untrained --untrained    # the same with a detector of random weights
+    python -m examples.scenes --out runs/quick --untrained --quick    # whether all commands run: a minute
 
 It ends with OUT/summary.json (recall, scores of the detector, seconds of each stage), OUT/retrieval.png (the
 region that each word of eight captions picked), and OUT/scenes.index, an index of the test scenes in which three
@@ -17,7 +18,16 @@ from pathlib import Path
 from typing import Any
 
 BIN = Path(sys.executable).parent
+PACKAGES = {"data-tools": "data_tools", "butd": "extract", "extract-features": "extract", "chan": "chan"}
 QUERIES = ("a large red circle", "two small green squares", "a blue triangle to the left of a yellow star")
+
+
+def program(command: str) -> list[str]:
+    """The beginning of a command line: the installed command, or this checkout's where nothing is installed."""
+    if (BIN / command).is_file():
+        return [str(BIN / command)]
+    name = command.replace("-", "_")
+    return [sys.executable, "-c", f"from {PACKAGES[command]}.command_line import {name}; {name}()"]
 
 
 class Pipeline:
@@ -37,7 +47,7 @@ class Pipeline:
         """
         print(f"\n== {name}: {' '.join(command)}", flush=True)
         start = time.perf_counter()
-        done = subprocess.run([str(BIN / command[0]), *command[1:]], stdout=subprocess.PIPE, text=True)
+        done = subprocess.run([*program(command[0]), *command[1:]], stdout=subprocess.PIPE, text=True)
         if done.returncode != 0:
             sys.exit(done.returncode)
         self.seconds[name] = round(time.perf_counter() - start, 1)
@@ -47,7 +57,7 @@ class Pipeline:
         return done.stdout
 
 
-def run(out: Path, untrained: bool) -> dict[str, Any]:
+def run(out: Path, untrained: bool, quick: bool = False) -> dict[str, Any]:
     """All stages, in the folder `out`; returns the figures that come to OUT/summary.json."""
     pipeline = Pipeline()
     data, detector, model = str(out / "data"), str(out / "detector"), str(out / "chan")
@@ -57,14 +67,15 @@ def run(out: Path, untrained: bool) -> dict[str, Any]:
         return pipeline.stage(name, *command, "--json")
 
     scenes = ("--config", "scenes", "--data", data)
-    pipeline.stage("scenes", "data-tools", "scenes", "--out", data)
+    few, one = (("--train", "24", "--dev", "8", "--test", "8"), ("train.epochs=1",)) if quick else ((), ())
+    pipeline.stage("scenes", "data-tools", "scenes", "--out", data, *few)
     weights, scores = "random", {}
     if not untrained:
         weights = stage("train detector", "butd", "train", *scenes, "--out", detector)["weights"]
         scores = stage("evaluate detector", "butd", "evaluate", *scenes, "--weights", weights)
     images = f"{data}/images"
     extraction = stage("extract", "extract-features", images, "--config", "scenes", "--weights", weights)
-    training = stage("train chan", "chan", "train", *scenes, "--out", model)
+    training = stage("train chan", "chan", "train", *scenes, "--out", model, *one)
     test = stage("evaluate chan", "chan", "evaluate", model, "--data", data, "--split", "test")
     pipeline.stage("explain", "chan", "explain", model, "--data", data, "--split", "test", "--out", picture)
     index, ids = str(out / "scenes.index"), f"{data}/precomp/test_ids.txt"
@@ -116,7 +127,7 @@ def as_text(summary: dict[str, Any], out: Path) -> str:
     return "\n".join(lines)
 
 
-def run_to_summary(out: Path, untrained: bool) -> dict[str, Any]:
+def run_to_summary(out: Path, untrained: bool, quick: bool = False) -> dict[str, Any]:
     """Run the pipeline in a new folder, write OUT/summary.json and print the summary; returns the figures.
 
     Raises:
@@ -124,7 +135,7 @@ def run_to_summary(out: Path, untrained: bool) -> dict[str, Any]:
     """
     if out.exists() and any(out.iterdir()):
         sys.exit(f"error: {out} is not empty; remove it or name another folder")
-    summary = run(out, untrained)
+    summary = run(out, untrained, quick)
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print(as_text(summary, out))
     return summary
@@ -135,9 +146,10 @@ def parser(program: str) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog=program, description=(__doc__ or "").split("\n")[0])
     options.add_argument("--out", type=Path, required=True, help="an empty or absent folder")
     options.add_argument("--untrained", action="store_true", help="use a random detector, for comparison")
+    options.add_argument("--quick", action="store_true", help="few scenes, one epoch: to see that everything runs")
     return options
 
 
 if __name__ == "__main__":
     arguments = parser("python -m examples.scenes").parse_args()
-    run_to_summary(arguments.out, arguments.untrained)
+    run_to_summary(arguments.out, arguments.untrained, arguments.quick)

@@ -29,6 +29,7 @@ from chan.model.chan import Chan
 from chan.packing import Packed
 from data_tools.captions.splits import Split
 from data_tools.console import Progress
+from data_tools.devices import to_device
 from data_tools.errors import InputError, reading
 
 IMAGES, CAPTIONS = "sis_test.csv", "sts_test.csv"
@@ -92,16 +93,21 @@ def rank(answers: Answers, scorer: QueryScorer) -> np.ndarray:
         for first in range(0, len(queries), QUERIES):
             places = queries[first : first + QUERIES]
             scores = scorer(torch.tensor(places))
-            right = torch.zeros(scores.shape, dtype=torch.bool)
-            for column, place in enumerate(places):
-                right[answers[place], column] = True
-            right = right.to(scores.device)
+            right = torch.zeros_like(scores, dtype=torch.bool)
+            right[_pairs([answers[place] for place in places], scores.device)] = True
             best = scores.masked_fill(~right | scores.isnan(), -torch.inf).amax(0)
             ahead = ~right & (~(scores < best) | (best == -torch.inf))
-            ahead[torch.tensor(places), torch.arange(len(places))] = False  # a query is no candidate
-            ranks.append(ahead.sum(0).cpu().numpy())
+            ahead[_pairs([[place] for place in places], scores.device)] = False  # a query is no candidate
+            ranks.append(ahead.sum(0))
             progress.advance(len(places))
-    return np.concatenate([np.zeros(0, np.int64), *ranks])
+    return torch.cat(ranks).cpu().numpy() if ranks else np.zeros(0, np.int64)
+
+
+def _pairs(candidates: Sequence[Sequence[int] | np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows and columns (n,) int64, on `device`, of the candidates of consecutive queries in (N, q) scores."""
+    rows = torch.from_numpy(np.concatenate(candidates))
+    columns = torch.arange(len(candidates)).repeat_interleave(torch.tensor([len(own) for own in candidates]))
+    return to_device(rows, device), to_device(columns, device)
 
 
 def _read(path: Path, pattern: str, ids: np.ndarray, least: float) -> list[set[int]]:

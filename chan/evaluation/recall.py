@@ -16,6 +16,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from data_tools.devices import to_device
+
 CUTOFFS = (1, 5, 10)
 BLOCK_IMAGES = 1024  # a block has at most so many images, and the captions of at most so many
 
@@ -96,24 +98,33 @@ def matrix_blocks(scores: Tensor) -> BlockScorer:
 
 @dataclass(frozen=True)
 class _OwnBlock:
-    """A block of images with all of their captions: `scores` (n, c), and which are pairs, `own` (n, c)."""
+    """A block of images with all of their captions.
+
+    Attributes:
+        scores: (n, c).
+        image: (c,) int64, the place of each caption's image in the block.
+    """
 
     scores: Tensor
-    own: Tensor
+    image: Tensor
 
     @classmethod
     def compute(cls, scorer: BlockScorer, images: range, captions: Tensor, owners: Tensor) -> "_OwnBlock":
         """The block of `images` and `captions` (c,), which belong to the images `owners` (c,)."""
         scores = scorer(images, captions) if len(captions) else torch.empty(len(images), 0)
-        return cls(scores, (torch.arange(images.start, images.stop)[:, None] == owners).to(scores.device))
+        return cls(scores, to_device(owners - images.start, scores.device))
 
     def right(self) -> Tensor:
         """(c,): the score of each caption with its image."""
-        return self.scores.T.masked_select(self.own.T)
+        return self.scores.gather(0, self.image[None])[0]
+
+    def own(self) -> Tensor:
+        """(n, c) bool: which are pairs."""
+        return torch.arange(len(self.scores), device=self.image.device)[:, None] == self.image
 
     def best(self) -> Tensor:
         """(n, 1): each image's best score with its own captions; NaN where all are NaN or it has no caption."""
-        right = self.own & ~self.scores.isnan()
+        right = self.own() & ~self.scores.isnan()
         lowest = self.scores.new_full((len(self.scores), 1), -torch.inf)
         best = torch.cat([self.scores.masked_fill(~right, -torch.inf), lowest], 1).amax(1, keepdim=True)
         return best.masked_fill(~right.any(1, keepdim=True), torch.nan)
@@ -123,7 +134,8 @@ def rank(scorer: BlockScorer, images: int, caption_images: Tensor) -> Ranking:
     """The ranks of all images and captions; every score is computed once.
 
     The blocks of images with their own captions are computed first, and kept: they contain the scores of the right
-    answers, with which those of all blocks are compared. Memory grows with C, not with N x C.
+    answers, with which those of all blocks are compared. Memory grows with C, not with N x C. A GPU is waited for
+    once, at the end.
 
     >>> scores = torch.tensor([[0.9, 0.1, 0.3], [0.2, 0.8, 0.4]])  # the third caption is ranked second
     >>> ranking = rank(matrix_blocks(scores), 2, torch.tensor([0, 1, 0]))
@@ -142,18 +154,36 @@ def rank(scorer: BlockScorer, images: int, caption_images: Tensor) -> Ranking:
     pairs = list(zip(rows, columns, strict=True))
     own_blocks = [_OwnBlock.compute(scorer, row, order[column], owners[column]) for row, column in pairs]
     right, best = [block.right() for block in own_blocks], [block.best() for block in own_blocks]
-    i2t, t2i = torch.zeros(images, dtype=torch.int64), torch.zeros(len(owners), dtype=torch.int64)
+    i2t, t2i = _Sums(len(rows)), _Sums(len(columns))
     for r, row in enumerate(rows):
         for c, column in enumerate(columns):
             if column.start == column.stop:
                 continue
             scores = own_blocks[r].scores if r == c else scorer(row, order[column])
-            t2i[order[column]] += (~(scores < right[c])).sum(0).cpu()
+            t2i.add(c, (~(scores < right[c])).sum(0))
             # Where no right caption has a score, comparing with NaN puts every wrong one before it.
             ahead = ~(scores < best[r].to(scores.device))
-            i2t[row.start : row.stop] += (ahead & ~own_blocks[r].own if r == c else ahead).sum(1).cpu()
-    answered = owners.unique()
-    return Ranking(i2t[answered], answered, t2i - 1, caption_images.cpu())  # the right image is never below itself
+            i2t.add(r, (ahead & ~own_blocks[r].own() if r == c else ahead).sum(1))
+    found = torch.cat([*t2i.sums(), *i2t.sums()]).cpu() if len(owners) else owners
+    answered, of_captions = owners.unique(), torch.empty_like(owners)
+    of_captions[order] = found[: len(owners)] - 1  # the right image is never below itself
+    return Ranking(found[len(owners) :][answered], answered, of_captions, caption_images.cpu())
+
+
+class _Sums:
+    """Sums of counts for consecutive blocks; they stay on their device."""
+
+    def __init__(self, blocks: int) -> None:
+        self._of_block: list[Tensor | None] = [None] * blocks
+
+    def add(self, block: int, counts: Tensor) -> None:
+        """Add the counts (n,) int64 of a block."""
+        known = self._of_block[block]
+        self._of_block[block] = counts if known is None else known + counts
+
+    def sums(self) -> list[Tensor]:
+        """Of the blocks that have counts, in order."""
+        return [sums for sums in self._of_block if sums is not None]
 
 
 def measure(scores: Tensor, caption_images: Tensor) -> RetrievalRecall:

@@ -177,7 +177,7 @@ class Retriever:
             return []
         rows = image.rows.to(caption.rows.device, torch.float32)
         choices = self.model.scorer.coding.choices
-        value, winner = (side.tolist() for side in choices(image.with_rows(rows), caption))
+        value, winner = (side.cpu().tolist() for side in choices(image.with_rows(rows), caption))
         matches = []
         for word in words:
             token = max(word.tokens, key=value.__getitem__)

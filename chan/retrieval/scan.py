@@ -82,13 +82,13 @@ def scan_chunks(
         scorer: see `scan`.
         queries: see `scan`.
     """
-    places, scores = [np.empty(0, np.int64)], [np.empty((len(queries), 0), np.float32)]
+    places, scores = [np.empty(0, np.int64)], [queries.rows.new_empty(0, len(queries), dtype=torch.float32)]
     for positions, regions in chunks:
-        found = scorer(regions.to(queries.rows.device), queries).T.cpu().numpy()
-        alive = positions >= 0
-        places.append(positions[alive])
-        scores.append(found[:, alive])
-    return np.concatenate(places), finite(np.concatenate(scores, axis=1))
+        places.append(positions)
+        scores.append(scorer(regions.to(queries.rows.device), queries).float())
+    positions, found = np.concatenate(places), torch.cat(scores).cpu().numpy().T  # the only wait for a GPU
+    alive = positions >= 0
+    return positions[alive], finite(np.ascontiguousarray(found[:, alive]))
 
 
 def finite(scores: np.ndarray) -> np.ndarray:

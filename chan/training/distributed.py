@@ -4,6 +4,9 @@ Every process encodes its shard of a step's pairs and scores its images against 
 that negatives come from the whole batch. The scores are gathered, so that every process computes the same loss,
 and each then computes the gradient of its shard. `torchrun` starts the processes.
 
+The numbers of pairs and words of each process, which decide shapes, are exchanged once per step between the
+processors: nothing waits for a GPU.
+
 Shapes: b pairs of this process, B pairs of all; n rows of this process, N rows of all; D numbers per row.
 """
 
@@ -75,29 +78,53 @@ def process_group(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield Ranks(dist.get_rank(), count), device
     finally:
         dist.destroy_process_group()
 
 
-def gather(packed: Packed, ranks: Ranks) -> Packed:
-    """The sequences of all processes in the order of their ranks, differentiable: see `_Gathered`."""
-    if ranks.count == 1:
-        return packed
-    lengths = gather_values(packed.lengths.to(packed.rows.device), ranks)
-    return Packed(_Gathered.apply(packed.rows, ranks, True), offsets_of(lengths.cpu()))
+@dataclass(frozen=True)
+class Shards:
+    """How the captions of a step are divided among the processes, and what is gathered of them.
 
+    Attributes:
+        ranks: this process among those that train together.
+        lengths: of each process's captions, (b,) int64 on the CPU.
+    """
 
-def gather_scores(scores: Tensor, ranks: Ranks) -> Tensor:
-    """(B, B): the scores (b, B) of all processes, for a loss that each process computes from all of them."""
-    return scores if ranks.count == 1 else _Gathered.apply(scores, ranks, False)
+    ranks: Ranks
+    lengths: list[Tensor]
 
+    @classmethod
+    def exchange(cls, captions: Packed, ranks: Ranks) -> "Shards":
+        """Tell all processes the lengths of the captions of this one, and learn theirs."""
+        own = captions.lengths
+        if ranks.count == 1:
+            return cls(ranks, [own])
+        sizes = _all_gathered(torch.tensor([len(own)]), [1] * ranks.count)
+        return cls(ranks, _all_gathered(own, [int(size) for size in sizes]))
 
-def gather_values(values: Tensor, ranks: Ranks) -> Tensor:
-    """(N,) or (N, D): the values of all processes, (n,) or (n, D), without a gradient."""
-    return values if ranks.count == 1 else torch.cat(_gathered_parts(values, ranks))
+    def captions(self, captions: Packed) -> Packed:
+        """The captions (n, D) of all processes in the order of their ranks, (N, D); differentiable."""
+        if self.ranks.count == 1:
+            return captions
+        counts = [int(lengths.sum()) for lengths in self.lengths]
+        rows = _Gathered.apply(captions.rows, self.ranks, counts, True)
+        return Packed(rows, offsets_of(torch.cat(self.lengths)))
+
+    def scores(self, scores: Tensor) -> Tensor:
+        """(B, B): the scores (b, B) of all processes, for a loss that each process computes from all of them."""
+        return scores if self.ranks.count == 1 else _Gathered.apply(scores, self.ranks, self._pairs, False)
+
+    def values(self, values: Tensor) -> Tensor:
+        """(B,): a number for each pair of all processes, from those (b,) of this one; without a gradient."""
+        return values if self.ranks.count == 1 else torch.cat(_all_gathered(values, self._pairs))
+
+    @property
+    def _pairs(self) -> list[int]:
+        return [len(lengths) for lengths in self.lengths]
 
 
 class _Gathered(torch.autograd.Function):
@@ -108,29 +135,23 @@ class _Gathered(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, ranks: Ranks, summed: bool) -> Tensor:
-        parts = _gathered_parts(rows, ranks)
-        ctx.first, ctx.summed = sum(len(part) for part in parts[: ranks.rank]), summed
-        ctx.count = len(rows)
-        return torch.cat(parts)
+    def forward(ctx: Any, rows: Tensor, ranks: Ranks, counts: list[int], summed: bool) -> Tensor:
+        ctx.first, ctx.count, ctx.summed = sum(counts[: ranks.rank]), len(rows), summed
+        return torch.cat(_all_gathered(rows, counts))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         gradient = gradients[0].contiguous()
         if ctx.summed:
             gradient = gradient.clone()  # all_reduce works in place, and autograd may use the tensor elsewhere
             dist.all_reduce(gradient)
-        return gradient[ctx.first : ctx.first + ctx.count], None, None
+        return gradient[ctx.first : ctx.first + ctx.count], None, None, None
 
 
-def _gathered_parts(rows: Tensor, ranks: Ranks) -> list[Tensor]:
-    """The rows of each process, which may differ in number."""
-    own = torch.tensor([len(rows)], device=rows.device)
-    sizes = [torch.empty_like(own) for _ in range(ranks.count)]
-    dist.all_gather(sizes, own)
-    counts = [int(size) for size in sizes]
+def _all_gathered(rows: Tensor, counts: list[int]) -> list[Tensor]:
+    """The rows of each process, of which each has its own of `counts`."""
     padded = rows.new_zeros(max(counts), *rows.shape[1:])
     padded[: len(rows)] = rows
-    parts = [torch.empty_like(padded) for _ in range(ranks.count)]
+    parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
     return [part[:count] for part, count in zip(parts, counts, strict=True)]

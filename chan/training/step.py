@@ -22,7 +22,7 @@ from chan.data.batches import Batch
 from chan.model.chan import Chan
 from chan.packing import Packed, join
 from chan.scoring.pairwise import product_type
-from chan.training.distributed import Ranks, gather, gather_scores, gather_values
+from chan.training.distributed import Ranks, Shards
 from chan.training.losses import Criterion, negative_pairs
 from data_tools.arithmetic import float32_products
 
@@ -129,9 +129,10 @@ class TrainingStep:
             return encoders(batch.images, batch.captions)
 
     def _backward(self, images: Packed, captions: Packed, of_pair: Tensor, criterion: Criterion) -> Tensor:
-        scores = self.model.score(images, gather(captions, self.ranks), self.precision)
-        negatives = negative_pairs(gather_values(of_pair, self.ranks), self.mask_duplicates)
-        loss = criterion(gather_scores(scores, self.ranks), negatives)
+        shards = Shards.exchange(captions, self.ranks)
+        scores = self.model.score(images, shards.captions(captions), self.precision)
+        negatives = negative_pairs(shards.values(of_pair), self.mask_duplicates)
+        loss = criterion(shards.scores(scores), negatives)
         # DistributedDataParallel averages the gradients of the processes, whose sum is the gradient of the loss.
         self.scaler.scale(loss * self.ranks.count).backward()
         return loss.detach()

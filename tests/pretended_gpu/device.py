@@ -5,7 +5,9 @@ is enough to find, on any machine,
 
 - an operator that is given tensors of both devices, which raises `MismatchError`;
 - places where the host waits for the GPU (`PretendedGPU.waits`): copies from memory that is not pinned, copies to
-  the host, and operators whose result has a size that the host has to know.
+  the host, and operators whose result has a size that the host has to know;
+- how much is asked of the GPU: operators and copies (`launches`), bytes between host and GPU (`copied`), and bytes
+  that operators write (`written`). An operator counts once, however many kernels it starts; views count nothing.
 
 What needs a driver is replaced meanwhile: streams, pinned memory, cuDNN's recurrent network, and autograd's
 engine, by `backward`. A result of unknown size is as large as it can be, and `repeat_interleave` repeats once.
@@ -17,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -29,10 +31,18 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from chan.scoring import hard_assignment
+
 CUDA = torch.device("cuda", 0)
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = tuple(str(ROOT / package) for package in ("chan", "extract", "data_tools"))
 COPIES = {"_to_copy", "copy_"}
+ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view"}
+PARTS = {
+    "index_copy_": 3,
+    "index_put_": 2,
+    "_index_put_impl_": 2,
+}  # write an argument's size, not that of the target
 COMPOSITE = "CompositeImplicitAutograd"
 
 
@@ -49,12 +59,19 @@ class PretendedGPU(TorchDispatchMode):
     Attributes:
         waits: how often the host waited, by what for and in which line of the project.
         conversions: from type to type of how many numbers.
+        launches: operators that start kernels, and copies between the devices.
+        copied: bytes between the devices.
+        written: bytes that operators write on the GPU.
+        current: the one that is entered, if one is.
     """
+
+    current: "ClassVar[PretendedGPU | None]" = None
 
     def __init__(self, suppressed_to: int | None = None) -> None:
         super().__init__()
         self.waits: Counter[str] = Counter()
         self.conversions: list[tuple[torch.dtype, torch.dtype, int]] = []
+        self.launches = self.copied = self.written = 0
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._suppressed_to = suppressed_to
         self._pinned: dict[int, Tensor] = {}  # by the address of their memory, which they keep from being reused
@@ -63,6 +80,7 @@ class PretendedGPU(TorchDispatchMode):
     def __enter__(self) -> "PretendedGPU":
         if not self._entered:  # it enters itself again, to decompose operators
             self._patches.enter_context(_without_driver(self))
+            PretendedGPU.current = self
         self._entered += 1
         super().__enter__()
         return self
@@ -74,6 +92,7 @@ class PretendedGPU(TorchDispatchMode):
         self._entered -= 1
         if not self._entered:
             self._patches.close()
+            PretendedGPU.current = None
 
     def pin(self, tensor: Tensor) -> Tensor:
         """A copy in memory that counts as pinned, with all views of it."""
@@ -118,9 +137,23 @@ class PretendedGPU(TorchDispatchMode):
         self._check(operator, leaves)
         waiting = _WAITING.get(name)
         if waiting is not None:
-            return waiting(self, operator, args, kwargs)
+            result = waiting(self, operator, args, kwargs)
+            self.launch(result)
+            return result
+        return self._compute(operator, args, kwargs)
+
+    def _compute(self, operator: OpOverload, args: Any, kwargs: Any) -> Any:
         with self._fake:
-            return operator(*args, **kwargs)
+            result = operator(*args, **kwargs)
+        name = operator.overloadpacket.__name__
+        if not operator.is_view and name not in ALLOCATIONS:
+            self.launch(args[PARTS[name]] if name in PARTS else result)
+        return result
+
+    def launch(self, results: Any) -> None:
+        """Count an operator that writes these tensors."""
+        self.launches += 1
+        self.written += sum(leaf.nbytes for leaf in tree_leaves(results) if isinstance(leaf, Tensor))
 
     def _check(self, operator: OpOverload, leaves: Sequence[Any]) -> None:
         """Raise `MismatchError` for a tensor on the CPU; a number in a tensor may be there."""
@@ -136,21 +169,29 @@ class PretendedGPU(TorchDispatchMode):
         if to_gpu and isinstance(source, FakeTensor):
             if kwargs.get("dtype", source.dtype) != source.dtype:
                 self.conversions.append((source.dtype, kwargs["dtype"], source.numel()))
-            with self._fake:
-                return operator(*args, **kwargs)
+            return self._compute(operator, args, kwargs)
+        self.launches += 1
         at_once = kwargs.get("non_blocking") or any(flags)
         if not to_gpu and not at_once:  # at once it is no wait, and what is read may not have come yet
             self.wait("a copy to the host")
         if to_gpu and source.numel() and not (at_once and self._is_pinned(source)):
             self.wait(f"a copy of {tuple(source.shape)}, not from pinned memory or not at once,")
+        kind = target.dtype if target is not None else kwargs.get("dtype") or source.dtype
+        self.copied += source.numel() * kind.itemsize
         if target is not None:
             return target
-        layout, kind = (source.shape, source.stride()), kwargs.get("dtype") or source.dtype
+        layout = (source.shape, source.stride())
         with self._fake if to_gpu else nullcontext():
             return torch.empty_strided(*layout, dtype=kind, device=CUDA if to_gpu else None).zero_()
 
     def _is_pinned(self, tensor: Tensor) -> bool:
         return tensor.untyped_storage().data_ptr() in self._pinned
+
+    def clear(self) -> None:
+        """Begin to count anew."""
+        self.waits.clear()
+        self.conversions.clear()
+        self.launches = self.copied = self.written = 0
 
     def wait(self, reason: str) -> None:
         """Count that the host waits."""
@@ -214,6 +255,7 @@ def _place() -> str:
 
 def _item(gpu: PretendedGPU, operator: OpOverload, args: Any, kwargs: Any) -> bool | int | float:
     gpu.wait("a number")
+    gpu.copied += args[0].nbytes
     return torch.ones((), dtype=args[0].dtype).item()
 
 
@@ -267,6 +309,29 @@ def _gru(gru: nn.GRU, words: PackedSequence) -> tuple[PackedSequence, None]:
     touched = words.data.sum() + torch.stack([parameter.sum() for parameter in gru.parameters()]).sum()
     width = gru.hidden_size * (2 if gru.bidirectional else 1)
     return PackedSequence(touched.expand(len(words.data), width).clone(), words.batch_sizes), None
+
+
+def pretend_kernel(patch: pytest.MonkeyPatch, runs: bool = True) -> None:
+    """Hard assignment has its kernel, or not; it is not started, and has to be given what is on the GPU."""
+    patch.setattr(hard_assignment, "_triton_runs", lambda device: runs)
+    if runs:
+        triton = pytest.importorskip("chan.scoring.hard_assignment_triton", exc_type=ImportError)
+        patch.setattr(triton, "_best_products", _Unstarted())
+
+
+class _Unstarted:
+    """A kernel of Triton that only looks at its arguments."""
+
+    def __getitem__(self, programs: tuple[int]) -> Callable[..., None]:
+        assert programs[0] > 0
+        return self._check
+
+    def _check(self, *arguments: object, **settings: int) -> None:
+        tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+        assert len(tensors) == 5
+        assert all(tensor.is_cuda and tensor.is_contiguous() for tensor in tensors)
+        assert PretendedGPU.current is not None
+        PretendedGPU.current.launch(tensors[3:5] if settings["with_winner"] else tensors[3])
 
 
 class _Stream:

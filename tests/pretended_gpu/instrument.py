@@ -53,6 +53,27 @@ def test_pinned_memory_and_its_views_are_not_waited_for():
     assert not gpu.waits
 
 
+@pytest.mark.parametrize("inference", [False, True])
+def test_launches_and_bytes_are_counted(inference):
+    with PretendedGPU() as gpu, torch.inference_mode(inference):
+        rows = torch.ones(6, 4).pin_memory().to(CUDA, torch.float64, non_blocking=True)  # copied as float64
+        assert (gpu.launches, gpu.copied, gpu.written) == (1, 192, 0)
+        part = rows.T[1:].unflatten(1, (2, 3))  # views cost nothing
+        assert (gpu.launches, gpu.written) == (1, 0)
+        target = torch.empty_like(part)
+        torch.add(part, 1.0, out=target)
+        assert (gpu.launches, gpu.written) == (2, 3 * 6 * 8)
+        rows.index_copy_(
+            0, gpu.empty(2, dtype=torch.int64), gpu.empty(2, 4, dtype=torch.float64)
+        )  # two rows of six
+        assert (gpu.launches, gpu.written) == (3, 3 * 6 * 8 + 2 * 4 * 8)
+        target.sum().item()
+        assert gpu.copied == 192 + 8
+        gpu.clear()
+        assert not gpu.waits
+        assert gpu.launches == gpu.copied == gpu.written == 0
+
+
 def test_backward_gives_autograds_gradients():
     """On the CPU, where both can run: shared inputs, several outputs, and leaves that are used twice."""
     torch.manual_seed(0)

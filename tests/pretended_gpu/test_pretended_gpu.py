@@ -13,7 +13,7 @@ import pytest
 HERE = Path(__file__).parent
 
 
-@pytest.mark.parametrize("module", ["instrument", "scoring", "training", "extraction"])
+@pytest.mark.parametrize("module", ["instrument", "scoring", "training", "evaluation", "extraction"])
 def test_in_a_process_of_its_own(module: str) -> None:
     line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / f"{module}.py")]
     done = subprocess.run(line, cwd=HERE.parents[1], capture_output=True, text=True, timeout=500)

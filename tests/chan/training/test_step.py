@@ -1,5 +1,6 @@
 """A step in chunks, and in two processes, against the step of the whole batch in one process."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def one_process(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    found = {}
+    found: dict[str, Any] = {}
     with process_group(CPU) as (ranks, _):
         batch = shard_of(make_batch(), ranks)
         for coding in ("vha", "vsa"):
@@ -173,8 +174,24 @@ def one_process(rank: int, port: int, folder: str) -> None:
         for seed in range(2):
             step(batch, hardest, seed)
         found["weights"] = (loss, dict(step.model.state_dict()))
+        found["exchanges"] = exchanges_of(lambda: step(batch, hardest, 2))
         assert ranks.broadcast(rank) == 0
     torch.save(found, Path(folder) / f"{rank}.pt")
+
+
+def exchanges_of(work: Callable[[], object]) -> list[tuple[torch.dtype, tuple[int, ...]]]:
+    """Type and shape of what this process gives to each gathering within `work`."""
+    exchanges = []
+    gather = torch.distributed.all_gather
+
+    def noted(parts: list[torch.Tensor], own: torch.Tensor) -> None:
+        exchanges.append((own.dtype, tuple(own.shape)))
+        gather(parts, own)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.distributed, "all_gather", noted)
+        work()
+    return exchanges
 
 
 def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
@@ -198,3 +215,8 @@ def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
                         torch.testing.assert_close(value, expected[parameter], rtol=1e-4, atol=1e-5)
     for name, value in found[0]["weights"][1].items():
         assert torch.equal(value, found[1]["weights"][1][name])
+    words = max(int(shard_of(make_batch(), Ranks(rank, 2)).captions.offsets[-1]) for rank in range(2))
+    most = -(-PAIRS // 2)
+    hosts = [(torch.int64, (1,)), (torch.int64, (most,))]  # how many captions, and how long: once per step
+    devices = [(torch.float32, (words, DIM)), (torch.int64, (most,)), (torch.float32, (most, PAIRS))]
+    assert found[0]["exchanges"] == found[1]["exchanges"] == hosts + devices
