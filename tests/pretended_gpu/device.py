@@ -5,7 +5,8 @@ is enough to find, on any machine,
 
 - an operator that is given tensors of both devices, which raises `MismatchError`;
 - places where the host waits for the GPU (`PretendedGPU.waits`): copies from memory that is not pinned, copies to
-  the host, and operators whose result has a size that the host has to know.
+  the host, and operators whose result has a size that the host has to know;
+- how many operators run on the GPU and how many bytes they move (`PretendedGPU.launches`, `PretendedGPU.moved`).
 
 What needs a driver is replaced meanwhile: streams, pinned memory, cuDNN's recurrent network, and autograd's
 engine, by `backward`. A result of unknown size is as large as it can be, and `repeat_interleave` repeats once.
@@ -33,6 +34,9 @@ CUDA = torch.device("cuda", 0)
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = tuple(str(ROOT / package) for package in ("chan", "extract", "data_tools"))
 COPIES = {"_to_copy", "copy_"}
+SELECTING = {"index", "index_select", "embedding", "gather"}
+NO_LAUNCH = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view"}
+NO_LAUNCH |= {"_local_scalar_dense"}
 COMPOSITE = "CompositeImplicitAutograd"
 
 
@@ -49,12 +53,18 @@ class PretendedGPU(TorchDispatchMode):
     Attributes:
         waits: how often the host waited, by what for and in which line of the project.
         conversions: from type to type of how many numbers.
+        launches: how often each operator ran on the GPU; views and what only reserves memory do not count. Some
+            operators start more than one kernel.
+        moved: bytes that each operator read and wrote there, every argument and result counted once; those of an
+            operator that selects are twice its result.
     """
 
     def __init__(self, suppressed_to: int | None = None) -> None:
         super().__init__()
         self.waits: Counter[str] = Counter()
         self.conversions: list[tuple[torch.dtype, torch.dtype, int]] = []
+        self.launches: Counter[str] = Counter()
+        self.moved: Counter[str] = Counter()
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._suppressed_to = suppressed_to
         self._pinned: dict[int, Tensor] = {}  # by the address of their memory, which they keep from being reused
@@ -74,6 +84,11 @@ class PretendedGPU(TorchDispatchMode):
         self._entered -= 1
         if not self._entered:
             self._patches.close()
+
+    def forget(self) -> None:
+        """Count from here on."""
+        for counts in (self.waits, self.launches, self.moved, self.conversions):
+            counts.clear()
 
     def pin(self, tensor: Tensor) -> Tensor:
         """A copy in memory that counts as pinned, with all views of it."""
@@ -116,11 +131,18 @@ class PretendedGPU(TorchDispatchMode):
         if name in COPIES:
             return self._copy(operator, args, kwargs, goes_to)
         self._check(operator, leaves)
-        waiting = _WAITING.get(name)
-        if waiting is not None:
-            return waiting(self, operator, args, kwargs)
-        with self._fake:
-            return operator(*args, **kwargs)
+        replaced = _REPLACED.get(name)
+        with nullcontext() if replaced else self._fake:
+            result = replaced(self, operator, args, kwargs) if replaced else operator(*args, **kwargs)
+        if not operator.is_view and name not in NO_LAUNCH:
+            results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, FakeTensor)]
+            self.launched(name, *results, *(results if name in SELECTING else fakes))
+        return result
+
+    def launched(self, name: str, *moved: Tensor) -> None:
+        """Count that something ran on the GPU, and the bytes that it read and wrote."""
+        self.launches[name] += 1
+        self.moved[name] += sum(tensor.numel() * tensor.element_size() for tensor in moved)
 
     def _check(self, operator: OpOverload, leaves: Sequence[Any]) -> None:
         """Raise `MismatchError` for a tensor on the CPU; a number in a tensor may be there."""
@@ -137,7 +159,9 @@ class PretendedGPU(TorchDispatchMode):
             if kwargs.get("dtype", source.dtype) != source.dtype:
                 self.conversions.append((source.dtype, kwargs["dtype"], source.numel()))
             with self._fake:
-                return operator(*args, **kwargs)
+                copied = operator(*args, **kwargs)
+            self.launched(operator.overloadpacket.__name__, source, copied)
+            return copied
         at_once = kwargs.get("non_blocking") or any(flags)
         if not to_gpu and not at_once:  # at once it is no wait, and what is read may not have come yet
             self.wait("a copy to the host")
@@ -249,8 +273,24 @@ def _repeat_interleave(gpu: PretendedGPU, operator: OpOverload, args: Any, kwarg
     return gpu._sized(kwargs.get("output_size") or args[0].numel(), like=args[0], dtype=torch.int64)
 
 
-_WAITING: dict[str, Callable[[PretendedGPU, OpOverload, Any, Any], Any]] = {
+def _fused_convolution(gpu: PretendedGPU, operator: OpOverload, args: Any, kwargs: Any) -> Tensor:
+    """cuDNN's convolution with what follows it: maps, weights, bias and what is added have one type and layout."""
+    maps, weight, *added, bias, stride, padding, dilation, groups = args
+    added = added[:1]  # a factor follows it
+    assert {part.dtype for part in (maps, weight, bias, *added)} <= {torch.float16, torch.bfloat16}
+    assert len({part.dtype for part in (maps, weight, bias, *added)}) == 1
+    with gpu._fake:
+        result = torch.convolution(maps, weight, bias, stride, padding, dilation, False, [0, 0], groups)
+    for part in added:
+        assert part.shape == result.shape
+        assert part.is_contiguous(memory_format=torch.channels_last)
+    return result
+
+
+_REPLACED: dict[str, Callable[[PretendedGPU, OpOverload, Any, Any], Any]] = {
     "_local_scalar_dense": _item,
+    "cudnn_convolution_relu": _fused_convolution,
+    "cudnn_convolution_add_relu": _fused_convolution,
     "nonzero": _nonzero,
     "masked_select": _masked_select,
     "index": _index,

@@ -26,13 +26,14 @@ def detector_on(gpu: PretendedGPU, config: str, precision: str = "fp32") -> Dete
     built = build_detector(load_config(config), None, torch.device("cpu"))
     network = built.model.to(memory_format=torch.channels_last)
     gpu.move(network)
-    gpu.waits.clear()
-    return Detector(network, built.resizing, built.inclusive, Precision(precision))
+    detector = Detector(network, built.resizing, built.inclusive, Precision(precision))
+    gpu.forget()
+    return detector
 
 
-def images_of(detector: Detector) -> list[torch.Tensor]:
-    kind = torch.uint8 if detector.resizing.method == "pillow" else torch.float32
-    return [torch.zeros(3, *SIZE, dtype=kind) for _ in range(IMAGES)]
+def images_of(detector: Detector, size: tuple[int, int] = SIZE, count: int = IMAGES) -> list[torch.Tensor]:
+    kind = torch.uint8 if detector.resizing.method in ("pillow", "maskrcnn") else torch.float32
+    return [torch.zeros(3, *size, dtype=kind) for _ in range(count)]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

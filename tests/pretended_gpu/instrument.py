@@ -53,6 +53,24 @@ def test_pinned_memory_and_its_views_are_not_waited_for():
     assert not gpu.waits
 
 
+@pytest.mark.parametrize(
+    ("work", "launches", "moved"),
+    [
+        (lambda gpu: gpu.empty(3, 4) + gpu.empty(4), 1, (12 + 4 + 12) * 4),
+        (lambda gpu: gpu.empty(3, 4).relu_(), 1, (12 + 12) * 4),
+        (lambda gpu: gpu.empty(3, 4).bfloat16(), 1, 12 * 4 + 12 * 2),
+        (lambda gpu: gpu.empty(3, 4)[1:].T.view(2, 2, 2), 0, 0),
+        (lambda gpu: gpu.empty(300, 4)[gpu.empty(2, dtype=torch.int64)], 1, 2 * 2 * 4 * 4),
+        (lambda gpu: nn.functional.linear(gpu.empty(3, 4), gpu.empty(5, 4)), 1, (12 + 20 + 15) * 4),
+    ],
+)
+@pytest.mark.parametrize("inference", [False, True])
+def test_launches_and_bytes_are_counted(work, launches, moved, inference):
+    with PretendedGPU() as gpu, torch.inference_mode(inference):
+        work(gpu)
+    assert (gpu.launches.total(), gpu.moved.total()) == (launches, moved)
+
+
 def test_backward_gives_autograds_gradients():
     """On the CPU, where both can run: shared inputs, several outputs, and leaves that are used twice."""
     torch.manual_seed(0)
