@@ -4,6 +4,7 @@ Shapes: P proposals of one image, D channels of res5, C object classes, A attrib
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -16,6 +17,7 @@ from extract.detector.precision import precision_context
 from extract.detector.proposals import Proposals
 from extract.detector.resizing import Geometry, Resizing
 from extract.detector.roi_heads import RegionOutputs
+from extract.detector.rpn import ScaledImages, propose
 
 
 class Detector:
@@ -58,7 +60,8 @@ class Detector:
 
         Returns:
             One entry per image. Where the network proposes no region, the whole image is the only proposal. On a
-            CPU the bytes of an entry do not depend on the other images.
+            CPU the bytes of an entry do not depend on the other images; on a GPU an entry has rows that fill up,
+            see `extract.detector.proposals.without_padding`.
         """
         batches = self._sub_batches(images)
         return [found for part in batches for found in self._predict_proposals(images[part], geometries[part])]
@@ -134,11 +137,24 @@ class Detector:
     ) -> list[Proposals]:
         with precision_context(self.precision, self.device.type):
             batch, maps = self._feature_maps(images, geometries)
-            proposed, _ = self.model.proposal_generator(batch, maps, None)
-            boxes = [p.proposal_boxes.tensor if len(p) else self._whole(*p.image_size) for p in proposed]
+            boxes, counts = self._proposed_boxes(batch, maps)
             outputs = self.model.roi_heads.predict_regions(maps, [Boxes(b) for b in boxes])
         originals = [g.to_original(b) for g, b in zip(geometries, boxes, strict=True)]
-        return self._by_image(outputs, originals, geometries)
+        found = self._by_image(outputs, originals, geometries)
+        if counts is None:
+            return found
+        return [replace(proposals, count=count) for proposals, count in zip(found, counts, strict=True)]
+
+    def _proposed_boxes(
+        self, batch: ScaledImages, maps: dict[str, torch.Tensor]
+    ) -> tuple[Sequence[torch.Tensor], torch.Tensor | None]:
+        """(P, 4) boxes of each image, in pixels of the resized one; on a GPU with (B,) the numbers that count."""
+        generator = self.model.proposal_generator
+        if self.device.type == "cuda":
+            found = propose(generator, batch, maps)
+            return list(found.boxes), found.counts.clamp(min=1)  # what fills up is the whole image
+        proposed, _ = generator(batch, maps, None)
+        return [p.proposal_boxes.tensor if len(p) else self._whole(*p.image_size) for p in proposed], None
 
     def _predict_given(
         self, images: Sequence[torch.Tensor], geometries: Sequence[Geometry], boxes: Sequence[torch.Tensor]

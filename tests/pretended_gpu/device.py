@@ -48,7 +48,8 @@ class PretendedGPU(TorchDispatchMode):
     """Entered, it makes `cuda` a device of fake tensors.
 
     Args:
-        suppressed_to: how many boxes non-maximum suppression leaves at most.
+        suppressed_to: how many boxes non-maximum suppression leaves at most: also the value of any int64 that is
+            copied to the host.
 
     Attributes:
         waits: how often the host waited, by what for and in which line of the project.
@@ -170,8 +171,9 @@ class PretendedGPU(TorchDispatchMode):
         if target is not None:
             return target
         layout, kind = (source.shape, source.stride()), kwargs.get("dtype") or source.dtype
+        number = self._suppressed_to or 0 if kind == torch.int64 else 0
         with self._fake if to_gpu else nullcontext():
-            return torch.empty_strided(*layout, dtype=kind, device=CUDA if to_gpu else None).zero_()
+            return torch.empty_strided(*layout, dtype=kind, device=CUDA if to_gpu else None).fill_(number)
 
     def _is_pinned(self, tensor: Tensor) -> bool:
         return tensor.untyped_storage().data_ptr() in self._pinned
@@ -317,6 +319,17 @@ class _Stream:
     def wait_stream(self, other: "_Stream") -> None: ...
 
 
+class _Event:
+    """Of a stream that has passed everything."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def record(self, stream: _Stream) -> None: ...
+
+    def elapsed_time(self, later: "_Event") -> float:
+        return 1.0
+
+
 @contextmanager
 def _without_driver(gpu: PretendedGPU) -> Iterator[None]:
     """Replace what asks the driver of a GPU."""
@@ -344,6 +357,9 @@ def _without_driver(gpu: PretendedGPU) -> Iterator[None]:
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
         patch.setattr(torch.cuda, "device_of", lambda tensor: nullcontext())
         patch.setattr(torch.cuda, "Stream", _Stream)
+        patch.setattr(torch.cuda, "Event", _Event)
+        patch.setattr(_Stream, "synchronize", lambda _: gpu.wait("the work of a stream"), raising=False)
+        patch.setattr(_Event, "synchronize", lambda _: gpu.wait("an event"), raising=False)
         patch.setattr(torch.cuda, "current_stream", _Stream)
         patch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)

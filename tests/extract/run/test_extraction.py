@@ -332,26 +332,6 @@ def test_other_errors_of_the_network_are_not_hidden(detector, scenes_config, bad
         run(detector, scenes_config, bad_images, tmp_path / "features.h5")
 
 
-def test_few_images_wait_whatever_their_shapes(detector, scenes_config, tmp_path, monkeypatch):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    rng = np.random.default_rng(1)
-    for number in range(24):  # 24 shapes
-        pixels = rng.integers(0, 256, (40, 41 + number, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
-    most = []
-    ready = BatchRunner._ready
-
-    def count(self, waiting):
-        most.append(sum(map(len, waiting.values())))
-        return ready(self, waiting)
-
-    monkeypatch.setattr(BatchRunner, "_ready", count)
-    summary = run(detector, scenes_config, folder, tmp_path / "features.h5", batch_size=2, part_size=100)
-    assert summary.stored == 24
-    assert max(most) <= 8
-
-
 def test_given_boxes_are_stored_in_their_order(detector, scenes_config, bad_images, tmp_path):
     boxes = {
         "100": np.array([[5, 5, 40, 30], [0, 0, 10, 10]], np.float32),
