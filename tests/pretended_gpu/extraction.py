@@ -1,8 +1,11 @@
 """The detector and the selection of regions on the pretended GPU, from decoded images to columns of a store."""
 
+from functools import partial
+
 import pytest
 import torch
 
+from benchmarks.extraction import flops_of
 from extract.build import build_detector
 from extract.choices import Dtype, Precision, Rule
 from extract.config import load_config
@@ -14,7 +17,7 @@ from tests.pretended_gpu.device import CUDA, PretendedGPU
 
 SIZE, IMAGES, PROPOSALS = (96, 128), 3, 40
 GEOMETRIES = [Geometry(SIZE, SIZE, (1.0, 1.0))] * IMAGES
-GRID = 2  # waits of a batch: Detectron2 copies both axes of the grid of anchors
+GRID = 2  # waits of the first batch of a shape: Detectron2 copies both axes of the grid of anchors
 OF_AN_IMAGE = {  # waits: Caffe's two are for how many boxes are large and survive; the others are Detectron2's
     "butd_r101_caffe": 2,
     "butd_r101_airsplay": 8,
@@ -39,15 +42,19 @@ def images_of(detector: Detector, size: tuple[int, int] = SIZE, count: int = IMA
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("config", OF_AN_IMAGE)
 def test_proposals_are_made_on_the_gpu_in_as_few_waits_as_are_known(config: str, precision: str) -> None:
+    waits = []
     with PretendedGPU(suppressed_to=PROPOSALS) as gpu:
         detector = detector_on(gpu, config, precision)
-        found = detector(images_of(detector), GEOMETRIES)
+        for _ in range(2):
+            gpu.forget()
+            found = detector(images_of(detector), GEOMETRIES)
+            waits.append(gpu.waits.total())
     for proposals in found:
         assert proposals.features.shape == (PROPOSALS, detector.dim)
         for column in vars(proposals).values():
             assert column.device == CUDA
             assert column.dtype == torch.float32
-    assert sum(gpu.waits.values()) == GRID + IMAGES * OF_AN_IMAGE[config], gpu.waits
+    assert waits == [GRID + IMAGES * OF_AN_IMAGE[config], IMAGES * OF_AN_IMAGE[config]], gpu.waits
 
 
 @pytest.mark.parametrize("config", OF_AN_IMAGE)
@@ -68,6 +75,22 @@ def test_half_precision_rounds_pooled_maps_once(config: str) -> None:
         detector(images_of(detector), GEOMETRIES)
     pooled = IMAGES * PROPOSALS * 1024 * 14 * 14
     assert [found for found in gpu.conversions if found[2] >= pooled] == [(torch.float32, torch.bfloat16, pooled)]
+
+
+@pytest.mark.parametrize("config", ["butd_r101_caffe", "vinvl_x152"])
+def test_half_precision_has_the_same_products_in_fused_operators(config: str) -> None:
+    counts = []
+    for precision in ("fp32", "fp16"):
+        with PretendedGPU(suppressed_to=PROPOSALS) as gpu:
+            detector = detector_on(gpu, config, precision)
+            counts.append(flops_of(partial(detector, images_of(detector), GEOMETRIES)))
+    assert counts[0] == counts[1]
+    assert gpu.launches["convolution"] == 7  # the stem, a shortcut in each of four stages, two layers of proposals
+    residual_blocks = {"butd_r101_caffe": 33, "vinvl_x152": 50}[config]
+    assert gpu.launches["cudnn_convolution_add_relu"] == residual_blocks
+    assert gpu.launches["cudnn_convolution_relu"] == 2 * residual_blocks + 1
+    assert not {"native_batch_norm", "cudnn_batch_norm"} & {*gpu.launches}
+    assert gpu.launches["relu_"] == gpu.launches["add_"] == 1  # the stem's
 
 
 @pytest.mark.parametrize("rule", Rule)
