@@ -3,6 +3,9 @@
 import os
 import re
 import sys
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -61,3 +64,23 @@ def to_device(index: torch.Tensor, device: torch.device) -> torch.Tensor:
     not.
     """
     return index.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else index.to(device)
+
+
+def runs_triton(device: torch.device, trial: Callable[[], object], what: str) -> bool:
+    """Whether a kernel of Triton compiles and runs on a device: Triton needs a C compiler for that.
+
+    Args:
+        device: of compute capability 8.0 at least.
+        trial: starts the kernel on small tensors.
+        what: is slower without the kernel, for the warning that says why it does not run.
+    """
+    if device.type != "cuda" or torch.version.cuda is None or find_spec("triton") is None:
+        return False
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    try:
+        trial()
+    except Exception as error:
+        warnings.warn(f"{what} runs without its GPU kernel and is slower: {error}", stacklevel=2)
+        return False
+    return True
