@@ -109,6 +109,37 @@ def test_the_error_is_no_larger_than_under_autocast_alone(trained, precision):
     assert 0.5 < math.exp(np.log(ratios).mean()) < 1.1, ratios
 
 
+def relu_of(maps, weight, bias, *settings):
+    """As cuDNN computes: in float32, rounded once."""
+    with torch.autocast("cpu", enabled=False):
+        return F.conv2d(maps.float(), weight.float(), bias.float(), *settings).relu().to(maps.dtype)
+
+
+def relu_of_sum(maps, weight, added, factor, bias, *settings):
+    with torch.autocast("cpu", enabled=False):
+        product = F.conv2d(maps.float(), weight.float(), bias.float(), *settings)
+        return (product + factor * added.float()).relu().to(maps.dtype)
+
+
+@torch.no_grad()
+def test_with_cudnns_operators_the_error_is_no_larger_either(trained, monkeypatch):
+    """Of their arithmetic on a CPU; they take the bias in half precision."""
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", relu_of)
+    monkeypatch.setattr(torch, "cudnn_convolution_add_relu", relu_of_sum)
+    ratios = []
+    for network, pixels in trained:
+        expected = stages(copy.deepcopy(network).double(), pixels.double())
+        half = in_half_precision(network, torch.bfloat16)
+        fused = [layer for layer in half.modules() if isinstance(layer, FoldedConvolution) and layer._relu]
+        assert len(fused) % 3 == 1  # of blocks three each, and the hidden layer of the proposals
+        for layer in fused:
+            layer._fuses, layer.bias = True, nn.Parameter(layer.bias.bfloat16(), requires_grad=False)
+        with precision_context(Precision.BF16, "cpu"):
+            both = zip(stages(half, pixels), stages(network, pixels), expected, strict=True)
+            ratios += [error(found, exact) / error(before, exact) for found, before, exact in both]
+    assert 0.5 < math.exp(np.log(ratios).mean()) < 1.1, ratios
+
+
 def loop_convolution(x, weight, bias, norm, stride, padding, dilation, groups):
     """(C', h', w') of a convolution and a batch norm, a number at a time; for one image (C, h, w)."""
     _, height, width = x.shape
@@ -221,17 +252,10 @@ def test_a_detector_has_half_weights_of_its_own_from_the_start(scenes_config):
                 layer.weight.zero_()
     [again] = detector.predict_boxes([pixels], [place], [boxes])
     assert torch.equal(again.features, found.features)
+    assert len(detector.detect(pixels, place).pred_boxes) > 0
     classes, attributes = detector.classify(found.features)
     assert torch.equal(classes, found.class_probabilities)
     assert torch.equal(attributes, found.attribute_probabilities)
-
-
-def relu_of(maps, weight, bias, *settings):
-    return F.conv2d(maps, weight, bias, *settings).relu()
-
-
-def relu_of_sum(maps, weight, added, factor, bias, *settings):
-    return (F.conv2d(maps, weight, bias, *settings) + factor * added).relu()
 
 
 def not_a_number(maps, weight, bias, *settings):
