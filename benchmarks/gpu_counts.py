@@ -15,14 +15,15 @@ from extract.choices import Precision
 from extract.config import load_config
 from extract.detector.resizing import Geometry
 from tests.pretended_gpu.device import PretendedGPU
-from tests.pretended_gpu.extraction import detector_on, images_of
+from tests.pretended_gpu.extraction import detector_on, images_of, pooling_kernel, suppression_kernel
 
 CONFIGS = ["butd_r101_caffe", "butd_r101_airsplay", "vg_r101", "vinvl_x152"]
 
 
 def counted(config: str, precision: Precision, batch: int, size: tuple[int, int]) -> PretendedGPU:
     """The pretended GPU after one batch; the first one of its shape, which makes the anchors, does not count."""
-    with PretendedGPU(suppressed_to=load_config(config).MODEL.RPN.POST_NMS_TOPK_TEST) as gpu:
+    proposals = load_config(config).MODEL.RPN.POST_NMS_TOPK_TEST
+    with PretendedGPU(suppressed_to=proposals) as gpu, pooling_kernel(gpu), suppression_kernel(gpu):
         detector = detector_on(gpu, config, precision)
         images, geometries = images_of(detector, size, batch), [Geometry(size, size, (1.0, 1.0))] * batch
         detector(images, geometries)

@@ -12,8 +12,9 @@ from detectron2.structures import Boxes, Instances
 from data_tools.devices import to_device
 from extract.choices import Precision
 from extract.detector.boxes import MaskRCNNBoxTransform, clip, grid_boxes
+from extract.detector.half_precision import in_half_precision
 from extract.detector.network import BottomUpAttention
-from extract.detector.precision import precision_context
+from extract.detector.precision import HALF_TYPES, precision_context
 from extract.detector.proposals import Proposals
 from extract.detector.resizing import Geometry, Resizing
 from extract.detector.roi_heads import RegionOutputs
@@ -27,7 +28,8 @@ class Detector:
         model: the network.
         resizing: the resize that images pass before they are given to the detector.
         inclusive: which box arithmetic the network has, see extract/detector/boxes.py.
-        precision: of the network's convolutions and matrix products.
+        precision: of the network's convolutions and matrix products. In half precision the detector has a copy of
+            the network with weights of that type, made here: what happens to the network later does not change it.
     """
 
     def __init__(
@@ -37,7 +39,9 @@ class Detector:
         inclusive: bool,
         precision: Precision = Precision.FP32,
     ) -> None:
-        self.model, self.resizing, self.inclusive, self.precision = model.eval(), resizing, inclusive, precision
+        half = HALF_TYPES.get(precision)
+        self.model = model.eval() if half is None else in_half_precision(model.eval(), half)
+        self.resizing, self.inclusive, self.precision = resizing, inclusive, precision
         self._uploads = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     @property
@@ -87,7 +91,8 @@ class Detector:
 
         They are those that `Proposals` have: without background, and without "none".
         """
-        outputs = self.model.roi_heads.predict_features(features)
+        with precision_context(self.precision, self.device.type):
+            outputs = self.model.roi_heads.predict_features(features)
         return outputs.class_logits.softmax(dim=1)[:, :-1], outputs.attribute_probabilities
 
     @torch.inference_mode()

@@ -275,22 +275,29 @@ def _repeat_interleave(gpu: PretendedGPU, operator: OpOverload, args: Any, kwarg
     return gpu._sized(kwargs.get("output_size") or args[0].numel(), like=args[0], dtype=torch.int64)
 
 
-def _fused_convolution(gpu: PretendedGPU, operator: OpOverload, args: Any, kwargs: Any) -> Tensor:
-    """cuDNN's convolution with what follows it: maps, weights, bias and what is added have one type and layout."""
-    maps, weight, *added, bias, stride, padding, dilation, groups = args
-    added = added[:1]  # a factor follows it
-    assert {part.dtype for part in (maps, weight, bias, *added)} <= {torch.float16, torch.bfloat16}
-    assert len({part.dtype for part in (maps, weight, bias, *added)}) == 1
+def _convolution(gpu: PretendedGPU, operator: OpOverload, args: Any, kwargs: Any) -> Tensor:
+    """cuDNN's, which keeps channels last: without a driver PyTorch finds none that does."""
     with gpu._fake:
-        result = torch.convolution(maps, weight, bias, stride, padding, dilation, False, [0, 0], groups)
-    for part in added:
-        assert part.shape == result.shape
-        assert part.is_contiguous(memory_format=torch.channels_last)
+        result = operator(*args, **kwargs)
+        last = any(part.is_contiguous(memory_format=torch.channels_last) for part in args[:2])
+        return result.contiguous(memory_format=torch.channels_last) if last else result
+
+
+def _fused_convolution(gpu: PretendedGPU, operator: OpOverload, args: Any, kwargs: Any) -> Tensor:
+    """cuDNN's with what follows: maps, weight, what is added and bias have one type, and channels last."""
+    maps, weight, *added, bias, stride, padding, dilation, groups = args
+    settings = bias, stride, padding, dilation, False, [0, 0], groups
+    result = _convolution(gpu, torch.ops.aten.convolution.default, (maps, weight, *settings), {})
+    tensors = [part for part in (maps, weight, *added, bias) if isinstance(part, Tensor)]  # a factor is none
+    assert {part.dtype for part in tensors} in ({torch.float16}, {torch.bfloat16})
+    assert all(part.shape == result.shape for part in tensors[2:-1])
+    assert all(part.is_contiguous(memory_format=torch.channels_last) for part in (*tensors[:-1], result))
     return result
 
 
 _REPLACED: dict[str, Callable[[PretendedGPU, OpOverload, Any, Any], Any]] = {
     "_local_scalar_dense": _item,
+    "convolution": _convolution,
     "cudnn_convolution_relu": _fused_convolution,
     "cudnn_convolution_add_relu": _fused_convolution,
     "nonzero": _nonzero,
