@@ -5,17 +5,25 @@
 
 No GPU is needed and none is used: operators run on the pretended GPU of the tests, as shapes. Weights are random,
 and every image has as many proposals as the configuration allows. What is counted is the network with its
-proposals, from images in memory to predictions on the GPU, without the selection of regions. Some operators start
-more than one kernel, and the bytes are those of arguments and results: a cache may hold some of them.
+proposals, from images in memory to predictions on the GPU, and by itself the selection of regions. Some operators
+start more than one kernel, and the bytes are those of arguments and results: a cache may hold some of them.
 """
 
 import argparse
 
-from extract.choices import Precision
+from extract.choices import Dtype, Precision, Rule
 from extract.config import load_config
 from extract.detector.resizing import Geometry
+from extract.regions.selection import build_selection
+from extract.run.batches import select_batch
 from tests.pretended_gpu.device import PretendedGPU
-from tests.pretended_gpu.extraction import detector_on, images_of, pooling_kernel, suppression_kernel
+from tests.pretended_gpu.extraction import (
+    detector_on,
+    images_of,
+    of_published_size,
+    pooling_kernel,
+    suppression_kernel,
+)
 
 CONFIGS = ["butd_r101_caffe", "butd_r101_airsplay", "vg_r101", "vinvl_x152"]
 
@@ -29,6 +37,15 @@ def counted(config: str, precision: Precision, batch: int, size: tuple[int, int]
         detector(images, geometries)
         gpu.forget()
         detector(images, geometries)
+    return gpu
+
+
+def counted_selection(rule: Rule, batch: int, kernel: bool) -> PretendedGPU:
+    """The pretended GPU after the selection of a batch of images with 300 proposals and 1,600 classes each."""
+    with PretendedGPU(suppressed_to=300) as gpu, suppression_kernel(gpu, kernel):
+        found = [of_published_size(gpu) for _ in range(batch)]
+        gpu.forget()
+        select_batch(found, build_selection(rule, (36, 36)), Dtype.FLOAT32)
     return gpu
 
 
@@ -53,6 +70,13 @@ def main() -> None:
         print(f"{config:20} {gpu.waits.total():6} {gpu.launches.total():9} {moved:34.2f}")
         for name, own in gpu.moved.most_common(arguments.operators):
             print(f"  {name:36} {gpu.launches[name]:6} {own / arguments.batch / 1e9:18.3f}")
+    print(f"\n{'selection':20} {'waits':>6} {'launches':>9} {'MB per image':>34}")
+    for rule in Rule:
+        for kernel in (True, False):
+            gpu = counted_selection(rule, arguments.batch, kernel)
+            name = f"{rule}{'' if kernel else ', no kernel'}"
+            moved = gpu.moved.total() / arguments.batch / 1e6
+            print(f"{name:20} {gpu.waits.total():6} {gpu.launches.total():9} {moved:34.1f}")
 
 
 if __name__ == "__main__":

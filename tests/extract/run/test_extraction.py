@@ -256,6 +256,25 @@ def test_a_batch_that_does_not_fit_beside_another_is_not_lost(
     same_data(tmp_path / "one.h5", tmp_path / "again.h5")
 
 
+def test_a_selection_that_does_not_fit_halves_its_batch(
+    detector, scenes_config, bad_images, tmp_path, monkeypatch
+):
+    """The error comes from the selection's thread, where other batches may have been started meanwhile."""
+    run(detector, scenes_config, bad_images, tmp_path / "one.h5", batch_size=1, part_size=100)
+    sizes = []
+
+    def little_memory(batch, *settings):
+        sizes.append(len(batch))
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return select_batch(batch, *settings)
+
+    monkeypatch.setattr("extract.run.batches.select_batch", little_memory)
+    run(detector, scenes_config, bad_images, tmp_path / "halved.h5", batch_size=2, part_size=100)
+    assert sorted(sizes) == [1, 1, 1, 1, 2, 2]
+    same_data(tmp_path / "one.h5", tmp_path / "halved.h5")
+
+
 @pytest.mark.parametrize(
     "message",
     [
