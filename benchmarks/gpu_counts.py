@@ -63,11 +63,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=[600, 1000], help="height and width in the network")
     parser.add_argument("--operators", type=int, default=0, help="also the operators that move most")
     arguments = parser.parse_args()
-    print(f"{'':20} {'waits':>6} {'launches':>9} {'GB per image outside convolutions':>34}")
+    print(f"{'':20} {'waits':>6} {'launches':>9} {'GB per image':>13} {'outside convolutions':>21}")
     for config in arguments.configs:
         gpu = counted(config, arguments.precision, arguments.batch, tuple(arguments.size))
-        moved = outside_convolutions(gpu) / arguments.batch / 1e9
-        print(f"{config:20} {gpu.waits.total():6} {gpu.launches.total():9} {moved:34.2f}")
+        moved = [bytes_ / arguments.batch / 1e9 for bytes_ in (gpu.moved.total(), outside_convolutions(gpu))]
+        print(f"{config:20} {gpu.waits.total():6} {gpu.launches.total():9} {moved[0]:13.2f} {moved[1]:21.2f}")
         for name, own in gpu.moved.most_common(arguments.operators):
             print(f"  {name:36} {gpu.launches[name]:6} {own / arguments.batch / 1e9:18.3f}")
     print(f"\n{'selection':20} {'waits':>6} {'launches':>9} {'MB per image':>34}")

@@ -176,7 +176,7 @@ class Detector:
         with precision_context(self.precision, self.device.type):
             _, maps = self._feature_maps(images, geometries)
             pooled = self.model.roi_heads.pool_grid(maps, cells)
-        boxes = [grid_boxes(geometry.original, cells).to(self.device) for geometry in geometries]
+        boxes = [to_device(grid_boxes(geometry.original, cells), self.device) for geometry in geometries]
         nothing = pooled.new_empty((cells * cells, 0))
         return [Proposals(box, box, own, nothing, nothing) for box, own in zip(boxes, pooled, strict=True)]
 

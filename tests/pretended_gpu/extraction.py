@@ -1,5 +1,6 @@
 """The detector and the selection of regions on the pretended GPU, from decoded images to columns of a store."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -166,6 +167,16 @@ def test_given_boxes_are_described_without_a_wait(config: str) -> None:
     assert not gpu.waits
 
 
+@pytest.mark.parametrize("config", ["grid_r50", "scenes"])
+def test_a_grid_is_pooled_without_a_wait(config: str) -> None:
+    with PretendedGPU() as gpu:
+        detector = detector_on(gpu, config, "bf16")
+        found = detector.pool_grid(images_of(detector), GEOMETRIES, 4)
+    assert [cells.features.shape for cells in found] == [(16, detector.dim)] * IMAGES
+    assert all(cells.features.device == cells.boxes.device == CUDA for cells in found)
+    assert not gpu.waits
+
+
 @pytest.mark.parametrize(
     ("config", "kernel", "conversions"),
     [("butd_r101_caffe", True, 0), ("butd_r101_caffe", False, 1), ("vg_r101", True, 1)],
@@ -201,6 +212,18 @@ def test_the_budget_of_a_batch(config: str, gigabytes: float, launches: int) -> 
     gpu = counted(config, Precision.BF16, 8, (600, 1000))
     assert outside_convolutions(gpu) / 8 < gigabytes * 1e9
     assert gpu.launches.total() < launches
+
+
+def test_the_counts_are_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks import gpu_counts
+
+    options = "--configs scenes --precision fp32 --batch 2 --size 64 96 --operators 3"
+    monkeypatch.setattr(sys, "argv", ["gpu_counts", *options.split()])
+    gpu_counts.main()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    gpu = gpu_counts.counted("scenes", Precision.FP32, 2, (64, 96))
+    assert lines[0][:3] == ["scenes", str(gpu.waits.total()), str(gpu.launches.total())]
+    assert [line[0] for line in lines[1:4]] == [name for name, _ in gpu.moved.most_common(3)]
 
 
 def test_half_precision_has_the_same_products_in_fused_operators() -> None:
