@@ -23,15 +23,15 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd import DeviceType  # type: ignore[attr-defined]  # public, and not in its stubs
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.extraction import make_plausible, synchronise
+from benchmarks.extraction import flops_of, in_precision, make_plausible, synchronise
 from benchmarks.recording import record
 from data_tools.devices import resolve_device
 from extract.build import build_detector
 from extract.choices import Precision, Rule
 from extract.config import load_config, suppresses_inclusively
 from extract.detector.detector import Detector
+from extract.detector.half_precision import FoldedConvolution
 from extract.detector.precision import HALF_TYPES, precision_context
 from extract.detector.resizing import Geometry
 from extract.regions.selection import build_selection
@@ -93,8 +93,8 @@ def alone(calls: list[Call], precision: Precision, device: torch.device) -> Call
 def _parameters(
     layer: nn.Conv2d | nn.Linear, kind: torch.dtype | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Weight and bias in a type; None: as they are."""
-    bias = None if layer.bias is None else layer.bias.detach()
+    """Weight and bias in a type; None: as they are. A folded batch norm's bias is no part of the convolution."""
+    bias = None if layer.bias is None or isinstance(layer, FoldedConvolution) else layer.bias.detach()
     return layer.weight.detach().to(kind), None if bias is None else bias.to(kind)
 
 
@@ -127,22 +127,15 @@ def stage_shares(work: Callable[[], Any], device: torch.device) -> dict[str, flo
     return {stage: round(total / sum(totals.values()), 4) for stage, total in totals.items()}
 
 
-def flops_of(work: Callable[[], Any]) -> int:
-    """Floating-point operations of the convolutions and matrix products in `work`."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return int(counter.get_total_flops())
-
-
 def random_detector(config: str, device: torch.device, precision: Precision, proposals: int) -> Detector:
     """A random detector of a configuration with this many proposals per image."""
     cfg = load_config(config).clone()
     cfg.defrost()
     cfg.MODEL.RPN.POST_NMS_TOPK_TEST = proposals
     cfg.freeze()
-    detector = build_detector(cfg, None, device, precision)
-    make_plausible(detector)
-    return detector
+    exact = build_detector(cfg, None, device)
+    make_plausible(exact)
+    return exact if precision is Precision.FP32 else in_precision(exact, precision)
 
 
 def main() -> None:

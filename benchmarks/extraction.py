@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import torchvision
 from detectron2.modeling.backbone.resnet import BottleneckBlock
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from benchmarks.recording import record
 from data_tools.devices import resolve_device
@@ -71,6 +71,18 @@ def product_rate(precision: Precision, device: torch.device, repeats: int) -> fl
         return 2 * PRODUCT**3 / seconds_of(lambda: one @ one, device, repeats)
 
 
+def flops_of(work: Callable[[], Any]) -> int:
+    """Floating-point operations of the convolutions and matrix products in `work`."""
+
+    def convolution(maps: torch.Size, weight: torch.Size, *others: Any, out_shape: torch.Size, **_: Any) -> int:
+        return conv_flop_count([*maps], [*weight], [*out_shape])
+
+    fused = torch.ops.aten.cudnn_convolution_relu, torch.ops.aten.cudnn_convolution_add_relu
+    with FlopCounterMode(display=False, custom_mapping=dict.fromkeys(fused, convolution)) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
 def make_plausible(detector: Detector) -> None:
     """Give a random network what a trained one has: activations that do not grow, and many proposals.
 
@@ -91,12 +103,10 @@ def network_times(
     """A row for each batch size."""
     size = (image.shape[1], image.shape[2])
     geometry = Geometry(size, size, (1.0, 1.0))
-    counter = FlopCounterMode(display=False)
-    with counter:
-        [found] = detector([image], [geometry])
+    [found] = detector([image], [geometry])
     if len(found.boxes) != proposals:
         raise SystemExit(f"the network proposed {len(found.boxes)} boxes, not {proposals}")
-    flops = counter.get_total_flops()
+    flops = flops_of(partial(detector, [image], [geometry]))
     limit = product_rate(detector.precision, detector.device, 5)
     rows = []
     for batch in batches:

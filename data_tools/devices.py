@@ -3,6 +3,9 @@
 import os
 import re
 import sys
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -63,3 +66,35 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if tensor.device.type == "cpu" and device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def to_host(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors on the CPU; those on a GPU are copied together, and the host waits once.
+
+    They come by pinned memory, of which there is little, so the results are copies in ordinary memory.
+    """
+    copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
+    devices = {tensor.device for tensor in tensors if tensor.is_cuda}
+    for device in devices:
+        torch.cuda.current_stream(device).synchronize()
+    return [copy.clone() for copy in copies] if devices else copies
+
+
+def runs_triton(device: torch.device, trial: Callable[[], object], what: str) -> bool:
+    """Whether a kernel of Triton compiles and runs on a device: Triton needs a C compiler for that.
+
+    Args:
+        device: of compute capability 8.0 at least.
+        trial: starts the kernel on small tensors.
+        what: is slower without the kernel, for the warning that says why it does not run.
+    """
+    if device.type != "cuda" or torch.version.cuda is None or find_spec("triton") is None:
+        return False
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    try:
+        trial()
+    except Exception as error:
+        warnings.warn(f"{what} runs without its GPU kernel and is slower: {error}", stacklevel=2)
+        return False
+    return True

@@ -10,7 +10,7 @@ from data_tools.errors import reading
 from extract.choices import Precision
 from extract.config import has_inclusive_boxes, with_values
 from extract.detector.detector import Detector
-from extract.detector.network import BottomUpAttention
+from extract.detector.network import BottomUpAttention, KeptAnchors
 from extract.detector.resizing import Resizing
 from extract.weights.placing import place_weights
 from extract.weights.reading import read_weights
@@ -26,6 +26,8 @@ def build_network(cfg: CfgNode, weights: Path | None, device: torch.device) -> B
         model = build_model(with_values(cfg, device=str(device)))
     if weights is not None:
         place_weights(model, read_weights(weights), weights)
+    proposals = model.proposal_generator
+    proposals.anchor_generator = KeptAnchors(proposals.anchor_generator)
     return model.eval()
 
 

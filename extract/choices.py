@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from data_tools.errors import UsageError
+from data_tools.workers import usable_cores
 
 PUBLISHED = "butd_r101_caffe"  # the default configuration, of configs/extract
 PUBLISHED_WEIGHTS = "unc-nlp/frcnn-vg-finetuned"  # a Hugging Face repository: the 36-box model
@@ -68,8 +69,24 @@ class OnError(StrEnum):
 MIN_COSINE = 0.999
 """Of a published feature and a proposal's, from which the proposal's box counts as recovered."""
 
-PART_SIZES = {"cuda": 256, "cpu": 4}
-"""Images per part file by device: about a minute's work, which a kill can cost; a CPU takes 18 s per image."""
+PART_SIZES = {"cuda": 512, "cpu": 4}
+"""Images per part file by device: a minute's work or less, which a kill can cost; a CPU takes 18 s per image. On a
+GPU images of one part share batches, and in a larger part more images have one shape."""
+
+BATCH_SIZES = {"cuda": 8, "cpu": 1}
+"""Images per batch by device: on a CPU each image is computed alone."""
+
+MOST_WORKERS = {"cuda": 8, "cpu": 2}
+"""Processes that decode by device, where there are cores for them: each decodes 50 to 100 images per second."""
+
+
+def default_workers(device: str) -> int:
+    """How many processes decode images for a device, `cpu` or `cuda`; one core is left to the network.
+
+    >>> 1 <= default_workers("cpu") <= 2
+    True
+    """
+    return max(1, min(MOST_WORKERS[device], usable_cores() - 1))
 
 
 @dataclass(frozen=True)
@@ -77,7 +94,7 @@ class RunOptions:
     """How a run works. Of it, only `max_pixels` decides what is in the store.
 
     Attributes:
-        batch_size: images that go through the network together.
+        batch_size: images that go through the network together, at most.
         workers: processes that decode and resize images; 0 for none beside the caller's.
         part_size: images per part file. A killed run loses the work on at most the parts that were not complete.
         on_error: what happens when an image cannot be read.

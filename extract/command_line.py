@@ -19,7 +19,19 @@ from data_tools.errors import InputError, UsageError
 from data_tools.files import read_json
 from data_tools.options import Device, Json, Resume, argument, command, make_app, make_group, version_option
 from extract import options as given
-from extract.choices import MIN_COSINE, PART_SIZES, PUBLISHED, Dtype, Engine, OnError, Precision, Rule, RunOptions
+from extract.choices import (
+    BATCH_SIZES,
+    MIN_COSINE,
+    PART_SIZES,
+    PUBLISHED,
+    Dtype,
+    Engine,
+    OnError,
+    Precision,
+    Rule,
+    RunOptions,
+    default_workers,
+)
 
 extract_features_app = make_app()
 butd_app = make_group("butd", "Train, evaluate and show bottom-up-attention detectors; recover published boxes.")
@@ -59,8 +71,8 @@ def extract_features_command(
     precision: given.NetworkPrecision = Precision.FP32,
     device: Device = "auto",
     seed: given.Seed = None,
-    batch_size: given.BatchSize = 8,
-    workers: given.Workers = 2,
+    batch_size: given.BatchSize = None,
+    workers: given.Workers = None,
     part_size: given.PartSize = None,
     shard: given.Shard = None,
     engine: given.WhichEngine = Engine.LOCAL,
@@ -93,8 +105,8 @@ def extract_features_command(
     place, store = resolve_device(device), store_path(images, out)
     check_precision(precision, place)
     check_writable(store)
-    part = part_size or PART_SIZES[place.type]
-    options = RunOptions(batch_size, workers, part, on_error, share, overwrite, max_pixels)
+    run = given_or_default(place.type, batch_size, workers, part_size)
+    options = RunOptions(*run, on_error, share, overwrite, max_pixels)
     plan = plan_extraction(
         images,
         id_mapping=id_mapping,
@@ -122,6 +134,17 @@ def extract_features_command(
         print(summary.as_text())
     if summary.failures:
         raise typer.Exit(1)
+
+
+def given_or_default(
+    device: str, batch_size: int | None, workers: int | None, part_size: int | None
+) -> tuple[int, int, int]:
+    """Batch size, workers and part size; where they are not given those that suit the type of a device."""
+    return (
+        batch_size or BATCH_SIZES[device],
+        default_workers(device) if workers is None else workers,
+        part_size or PART_SIZES[device],
+    )
 
 
 def box_bounds(num_boxes: int | None, min_boxes: int | None, max_boxes: int | None) -> tuple[int, int] | None:
@@ -305,8 +328,8 @@ def recover_boxes(
     precision: given.NetworkPrecision = Precision.FP32,
     device: Device = "auto",
     seed: given.Seed = None,
-    batch_size: given.BatchSize = 8,
-    workers: given.Workers = 2,
+    batch_size: given.BatchSize = None,
+    workers: given.Workers = None,
     part_size: given.PartSize = None,
     shard: given.Shard = None,
     on_error: given.WhenUnreadable = OnError.SKIP,
@@ -330,7 +353,7 @@ def recover_boxes(
 
     place, store = resolve_device(device), store_path(images, out)
     check_precision(precision, place)
-    part = part_size or PART_SIZES[place.type]
+    run = given_or_default(place.type, batch_size, workers, part_size)
     plan = plan_recovery(
         precomp,
         images,
@@ -341,7 +364,7 @@ def recover_boxes(
         weights=weights,
         seed=seed,
         precision=precision,
-        options=RunOptions(batch_size, workers, part, on_error, share, overwrite, max_pixels),
+        options=RunOptions(*run, on_error, share, overwrite, max_pixels),
     )
     if precomp.resolve() == store.resolve():
         raise UsageError(f"{out}: holds the published features; fix: give the store another name")

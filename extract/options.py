@@ -16,8 +16,10 @@ from data_tools.options import (
     seed_option,
 )
 from extract.choices import (
+    BATCH_SIZES,
     DEFAULT_WEIGHTS,
     MAX_CELLS,
+    MOST_WORKERS,
     PART_SIZES,
     PUBLISHED_WEIGHTS,
     Dtype,
@@ -194,17 +196,25 @@ NetworkPrecision = Annotated[
 
 # Run
 BatchSize = Annotated[
-    int,
+    int | None,
     option(
         RUN,
         "Maximum number of images per batch; all of them have the same resized shape.",
         metavar="N",
         min=1,
+        show_default=" and ".join(f"{size} on {kind}" for kind, size in BATCH_SIZES.items()),
     ),
 ]
 Workers = Annotated[
-    int,
-    option(RUN, "Processes that read and resize images; 0 does it in the main process.", metavar="N", min=0),
+    int | None,
+    option(
+        RUN,
+        "Processes that read and resize images; 0 does it in the main process.",
+        metavar="N",
+        min=0,
+        show_default="cores but one, at most "
+        + " and ".join(f"{most} on {kind}" for kind, most in MOST_WORKERS.items()),
+    ),
 ]
 PartSize = Annotated[
     int | None,

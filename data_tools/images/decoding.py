@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from data_tools.errors import InputError, one_line
 from data_tools.layout import load_id_mapping
@@ -104,6 +104,21 @@ def read_image(path: Path) -> np.ndarray:
         return decode_image(path)
     except UnreadableImageError as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
+
+
+def upright_size(path: Path) -> tuple[int, int] | None:
+    """Height and width that `decode_image` gives, by the file's header alone; None where it cannot be read.
+
+    The orientation is looked for in JPEG files only: others may have to be decoded for it.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(_existing(path)) as image:
+                turned = image.format in ("JPEG", "MPO") and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+                return (image.width, image.height) if turned else (image.height, image.width)
+    except Exception:  # whatever is wrong is reported where the image is decoded
+        return None
 
 
 def find_image_file(image_id: str, images: Path) -> Path:

@@ -1,5 +1,7 @@
 """The ResNet of the Caffe-trained detector: Detectron2's with another pooling in the stem."""
 
+from typing import Any, ClassVar
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
@@ -12,10 +14,12 @@ from detectron2.modeling.backbone.resnet import BasicStem
 class CaffeStem(BasicStem):
     """Stem whose 3 x 3 max-pooling has no padding and rounds its output size up, as Caffe's layer does."""
 
+    pooling: ClassVar[dict[str, Any]] = {"padding": 0, "ceil_mode": True}
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, C, about H/4, about W/4)."""
         x = F.relu_(self.conv1(x))
-        return F.max_pool2d(x, kernel_size=3, stride=2, padding=0, ceil_mode=True)
+        return F.max_pool2d(x, kernel_size=3, stride=2, **self.pooling)
 
 
 @BACKBONE_REGISTRY.register()

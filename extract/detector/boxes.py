@@ -16,12 +16,12 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 
 
 def sides(boxes: torch.Tensor, inclusive: bool) -> torch.Tensor:
-    """(P, 2) widths and heights of (P, 4) boxes.
+    """(..., 2) widths and heights of (..., 4) boxes.
 
     >>> sides(torch.tensor([[0.0, 0.0, 9.0, 4.0]]), inclusive=True)
     tensor([[10.,  5.]])
     """
-    return boxes[:, 2:] - boxes[:, :2] + (1.0 if inclusive else 0.0)
+    return boxes[..., 2:] - boxes[..., :2] + (1.0 if inclusive else 0.0)
 
 
 def suppresses(boxes: torch.Tensor, threshold: float, inclusive: bool) -> torch.Tensor:
@@ -56,17 +56,17 @@ def nms(boxes: torch.Tensor, scores: torch.Tensor, threshold: float, inclusive: 
 
 
 def ending_one_later(boxes: torch.Tensor) -> torch.Tensor:
-    """(P, 4) inclusive boxes as continuous ones with the same sides."""
-    return torch.cat([boxes[:, :2], boxes[:, 2:] + 1.0], dim=1)
+    """(..., 4) inclusive boxes as continuous ones with the same sides."""
+    return torch.cat([boxes[..., :2], boxes[..., 2:] + 1.0], dim=-1)
 
 
 def clip(boxes: torch.Tensor, size: tuple[int, int], inclusive: bool) -> torch.Tensor:
-    """(P, 4) boxes clipped to an image of this (height, width)."""
+    """(..., 4) boxes clipped to an image of this (height, width)."""
     height, width = size
     one = 1.0 if inclusive else 0.0
     clipped = boxes.clamp(min=0)
-    clipped[:, 0::2].clamp_(max=width - one)
-    clipped[:, 1::2].clamp_(max=height - one)
+    clipped[..., 0::2].clamp_(max=width - one)
+    clipped[..., 1::2].clamp_(max=height - one)
     return clipped
 
 

@@ -4,6 +4,7 @@ Shapes: P proposals of one image, D channels of res5, C object classes, A attrib
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -11,11 +12,13 @@ from detectron2.structures import Boxes, Instances
 from data_tools.devices import to_device
 from extract.choices import Precision
 from extract.detector.boxes import MaskRCNNBoxTransform, clip, grid_boxes
+from extract.detector.half_precision import in_half_precision
 from extract.detector.network import BottomUpAttention
-from extract.detector.precision import precision_context
+from extract.detector.precision import HALF_TYPES, precision_context
 from extract.detector.proposals import Proposals
 from extract.detector.resizing import Geometry, Resizing
 from extract.detector.roi_heads import RegionOutputs
+from extract.detector.rpn import ScaledImages, propose
 
 
 class Detector:
@@ -25,7 +28,8 @@ class Detector:
         model: the network.
         resizing: the resize that images pass before they are given to the detector.
         inclusive: which box arithmetic the network has, see extract/detector/boxes.py.
-        precision: of the network's convolutions and matrix products.
+        precision: of the network's convolutions and matrix products. In half precision the detector has a copy of
+            the network with weights of that type, made here: what happens to the network later does not change it.
     """
 
     def __init__(
@@ -35,7 +39,9 @@ class Detector:
         inclusive: bool,
         precision: Precision = Precision.FP32,
     ) -> None:
-        self.model, self.resizing, self.inclusive, self.precision = model.eval(), resizing, inclusive, precision
+        half = HALF_TYPES.get(precision)
+        self.model = model.eval() if half is None else in_half_precision(model.eval(), half)
+        self.resizing, self.inclusive, self.precision = resizing, inclusive, precision
         self._uploads = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     @property
@@ -58,7 +64,8 @@ class Detector:
 
         Returns:
             One entry per image. Where the network proposes no region, the whole image is the only proposal. On a
-            CPU the bytes of an entry do not depend on the other images.
+            CPU the bytes of an entry do not depend on the other images; on a GPU an entry has rows that fill up,
+            see `extract.detector.proposals.without_padding`.
         """
         batches = self._sub_batches(images)
         return [found for part in batches for found in self._predict_proposals(images[part], geometries[part])]
@@ -84,7 +91,8 @@ class Detector:
 
         They are those that `Proposals` have: without background, and without "none".
         """
-        outputs = self.model.roi_heads.predict_features(features)
+        with precision_context(self.precision, self.device.type):
+            outputs = self.model.roi_heads.predict_features(features)
         return outputs.class_logits.softmax(dim=1)[:, :-1], outputs.attribute_probabilities
 
     @torch.inference_mode()
@@ -134,11 +142,24 @@ class Detector:
     ) -> list[Proposals]:
         with precision_context(self.precision, self.device.type):
             batch, maps = self._feature_maps(images, geometries)
-            proposed, _ = self.model.proposal_generator(batch, maps, None)
-            boxes = [p.proposal_boxes.tensor if len(p) else self._whole(*p.image_size) for p in proposed]
+            boxes, counts = self._proposed_boxes(batch, maps)
             outputs = self.model.roi_heads.predict_regions(maps, [Boxes(b) for b in boxes])
         originals = [g.to_original(b) for g, b in zip(geometries, boxes, strict=True)]
-        return self._by_image(outputs, originals, geometries)
+        found = self._by_image(outputs, originals, geometries)
+        if counts is None:
+            return found
+        return [replace(proposals, count=count) for proposals, count in zip(found, counts, strict=True)]
+
+    def _proposed_boxes(
+        self, batch: ScaledImages, maps: dict[str, torch.Tensor]
+    ) -> tuple[Sequence[torch.Tensor], torch.Tensor | None]:
+        """(P, 4) boxes of each image, in pixels of the resized one; on a GPU with (B,) the numbers that count."""
+        generator = self.model.proposal_generator
+        if self.device.type == "cuda":
+            found = propose(generator, batch, maps)
+            return list(found.boxes), found.counts.clamp(min=1)  # what fills up is the whole image
+        proposed, _ = generator(batch, maps, None)
+        return [p.proposal_boxes.tensor if len(p) else self._whole(*p.image_size) for p in proposed], None
 
     def _predict_given(
         self, images: Sequence[torch.Tensor], geometries: Sequence[Geometry], boxes: Sequence[torch.Tensor]
@@ -155,7 +176,7 @@ class Detector:
         with precision_context(self.precision, self.device.type):
             _, maps = self._feature_maps(images, geometries)
             pooled = self.model.roi_heads.pool_grid(maps, cells)
-        boxes = [grid_boxes(geometry.original, cells).to(self.device) for geometry in geometries]
+        boxes = [to_device(grid_boxes(geometry.original, cells), self.device) for geometry in geometries]
         nothing = pooled.new_empty((cells * cells, 0))
         return [Proposals(box, box, own, nothing, nothing) for box, own in zip(boxes, pooled, strict=True)]
 

@@ -8,8 +8,30 @@ from collections.abc import Sequence
 import torch
 
 from extract.detector.boxes import suppresses
+from extract.detector.suppression import greedy, has_kernel, nearest_limit
 
 WORD = 63  # bits of an int64 that can be shifted without reaching its sign
+
+
+def confidences(
+    boxes: Sequence[torch.Tensor], probabilities: Sequence[torch.Tensor], threshold: float, inclusive: bool
+) -> list[torch.Tensor]:
+    """For each image (P,) the best probability of each proposal among the classes in which it survives, or 0.
+
+    >>> boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.0]])
+    >>> confidences([boxes], [torch.tensor([[0.4, 0.9], [0.8, 0.7]])], 0.5, inclusive=False)
+    [tensor([0.9000, 0.8000])]
+
+    On a GPU the probabilities are transposed once for all images, since one class's are read together, and one
+    kernel suppresses in all classes of all images; the number of operations does not depend on the images.
+    """
+    if has_kernel(boxes[0]):
+        lengths, of_class = [len(own) for own in boxes], torch.cat(list(probabilities)).T.contiguous()
+        limit = nearest_limit(threshold, inclusive)
+        kept, _ = greedy(torch.cat(list(boxes)), of_class, lengths, [limit], inclusive)
+        return list(torch.where(kept, of_class, 0.0).amax(dim=0).split(lengths))
+    survives = per_class_nms(boxes, probabilities, threshold, inclusive)
+    return [torch.where(kept, own, 0.0).amax(dim=1) for kept, own in zip(survives, probabilities, strict=True)]
 
 
 def per_class_nms(

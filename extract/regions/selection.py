@@ -3,22 +3,27 @@
 Shapes: P proposals of one image, C object classes (background left out), k regions.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
+from data_tools.devices import to_device, to_host
 from data_tools.errors import UsageError
 from extract.choices import MAX_CELLS, Rule
-from extract.detector.boxes import nms
+from extract.detector.boxes import ending_one_later, nms
 from extract.detector.proposals import Proposals
-from extract.regions.nms import per_class_nms
+from extract.detector.suppression import greedy, has_kernel, limit_below
+from extract.regions.nms import confidences
+
+Swept = tuple[torch.Tensor, Iterable[torch.Tensor]]
 
 
 @dataclass(frozen=True)
 class Regions:
-    """The selected ones: `rows` (k,) int64 positions among the proposals, `boxes` (k, 4) to be stored."""
+    """The selected ones: `rows` (k,) int64 positions among the proposals, on the host, `boxes` (k, 4) to store."""
 
     rows: torch.Tensor
     boxes: torch.Tensor
@@ -72,14 +77,12 @@ class CaffeSelection:
         return self.of_batch([proposals])[0]
 
     def of_batch(self, batch: Sequence[Proposals]) -> list[Regions]:
-        """The regions of each of several images, with as many GPU operations as for one."""
-        probabilities = [proposals.class_probabilities for proposals in batch]
-        survives = per_class_nms([proposals.boxes for proposals in batch], probabilities, self.nms, self.inclusive)
-        chosen = []
-        for proposals, survivors in zip(batch, survives, strict=True):
-            rows = self.choose(torch.where(survivors, proposals.class_probabilities, 0.0).amax(dim=1))
-            chosen.append(Regions(rows, proposals.boxes[rows]))
-        return chosen
+        """The regions of each of several images; a GPU is waited for once."""
+        boxes, probabilities = [p.boxes for p in batch], [p.class_probabilities for p in batch]
+        found = torch.cat(confidences(boxes, probabilities, self.nms, self.inclusive))
+        [on_host] = to_host(found)
+        rows = [self.choose(own) for own in on_host.split([len(own) for own in boxes])]
+        return _regions(boxes, rows)
 
     def choose(self, confidence: torch.Tensor) -> torch.Tensor:
         """(k,) positions by (P,) confidences."""
@@ -116,26 +119,50 @@ class SweepSelection:
 
     def __call__(self, proposals: Proposals) -> Regions:
         """The regions of an image by class probability, best first; their boxes are the regressed ones."""
-        scores = proposals.class_probabilities.amax(dim=1)
-        kept = self._sweep(proposals.regressed_boxes, scores)
-        confident = int((scores[kept] >= self.threshold).sum())
-        rows = kept[: min(max(confident, self.min_boxes), self.max_boxes)]
-        return Regions(rows, proposals.regressed_boxes[rows])
+        return self.of_batch([proposals])[0]
 
     def of_batch(self, batch: Sequence[Proposals]) -> list[Regions]:
-        """The regions of each of several images."""
-        return [self(proposals) for proposals in batch]
+        """The regions of each of several images; a GPU is waited for once."""
+        boxes = [proposals.regressed_boxes for proposals in batch]
+        best = torch.cat([proposals.class_probabilities for proposals in batch]).amax(dim=1)
+        scores = best.split([len(own) for own in boxes])
+        sweep = self._sweep_on_gpu if has_kernel(boxes[0]) else self._sweep
+        return _regions(boxes, [self._choose(*swept) for swept in sweep(boxes, scores)])
 
-    def _sweep(self, boxes: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Positions of the survivors at the lowest IoU threshold that leaves `min_boxes`, best first."""
-        for step in range(10):
-            threshold = self.nms + 0.1 * step
-            if threshold >= 1.0:
-                break
-            kept = nms(boxes, scores, threshold, self.inclusive)
-            if len(kept) >= self.min_boxes:
-                return kept
-        return torch.argsort(scores, descending=True, stable=True)
+    def _choose(self, scores: torch.Tensor, sweep: Iterable[torch.Tensor]) -> torch.Tensor:
+        """(k,) positions: the survivors at the lowest IoU threshold that leaves `min_boxes`, or all, best first.
+
+        Args:
+            scores: (P,) on the host.
+            sweep: the survivors' positions, best first, for each of `_thresholds`.
+        """
+        enough = (kept for kept in sweep if len(kept) >= self.min_boxes)
+        kept = next(enough, None)
+        if kept is None:
+            kept = torch.argsort(scores, descending=True, stable=True)
+        confident = int((scores[kept] >= self.threshold).sum())
+        return kept[: min(max(confident, self.min_boxes), self.max_boxes)]
+
+    def _thresholds(self) -> list[float]:
+        steps = (self.nms + 0.1 * step for step in range(10))
+        return [threshold for threshold in steps if threshold < 1.0]
+
+    def _sweep(self, boxes: Sequence[torch.Tensor], scores: Sequence[torch.Tensor]) -> Iterator[Swept]:
+        """What `_choose` takes, for each image; a threshold is tried where the one before left too few."""
+        on_host = to_host(*boxes, *scores)
+        for own, score in zip(on_host[: len(boxes)], on_host[len(boxes) :], strict=True):
+            yield score, (nms(own, score, threshold, self.inclusive) for threshold in self._thresholds())
+
+    def _sweep_on_gpu(self, boxes: Sequence[torch.Tensor], scores: Sequence[torch.Tensor]) -> Iterator[Swept]:
+        """The same with all thresholds of all images in one kernel."""
+        lengths, limits = [len(own) for own in boxes], [limit_below(t, self.inclusive) for t in self._thresholds()]
+        together, joint = torch.cat(list(boxes)), torch.cat(list(scores))
+        ends = ending_one_later(together) if self.inclusive else together
+        kept, counts = greedy(ends, joint[None], lengths, limits or [1.0], False, max(lengths))
+        rows, numbers, on_host = to_host(kept, counts, joint)
+        for score, own, of_image in zip(on_host.split(lengths), rows.long(), numbers.tolist(), strict=True):
+            survivors = [at[:number] for at, number in zip(own, of_image, strict=True)]
+            yield score, survivors[: len(limits)]
 
     def provenance_line(self) -> str:
         """The rule and its settings in one line, for a store's provenance."""
@@ -147,7 +174,7 @@ class _All:
 
     def __call__(self, proposals: Proposals) -> Regions:
         """All of them."""
-        return Regions(torch.arange(len(proposals.boxes), device=proposals.boxes.device), proposals.boxes)
+        return Regions(torch.arange(len(proposals.boxes)), proposals.boxes)
 
     def of_batch(self, batch: Sequence[Proposals]) -> list[Regions]:
         """The regions of each of several images."""
@@ -195,6 +222,23 @@ class Grid(_All):
     def provenance_line(self) -> str:
         """The rule and its settings in one line, for a store's provenance."""
         return f"grid {self.cells}"
+
+
+def joint_rows(lengths: Sequence[int], rows: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """(k of all,) positions on a device: rows of each image, on the host, where the images follow one another.
+
+    >>> joint_rows([3, 2], [torch.tensor([2, 0]), torch.tensor([1])], torch.device("cpu"))
+    tensor([2, 0, 4])
+    """
+    starts = itertools.accumulate(lengths, initial=0)
+    return to_device(torch.cat([own + start for own, start in zip(rows, starts, strict=False)]), device)
+
+
+def _regions(boxes: Sequence[torch.Tensor], rows: Sequence[torch.Tensor]) -> list[Regions]:
+    """The rows of each image's (P, 4) boxes, selected together."""
+    taken = torch.cat(list(boxes))[joint_rows([len(own) for own in boxes], rows, boxes[0].device)]
+    parts = taken.split([len(own) for own in rows])
+    return [Regions(*region) for region in zip(rows, parts, strict=True)]
 
 
 _KINDS: dict[Rule, type[CaffeSelection | SweepSelection]] = {

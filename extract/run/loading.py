@@ -9,7 +9,8 @@ of five workers, two of 7.2 MB each, do not fit, and the loader raises an error.
 import mmap
 import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data_tools.images.decoding import MAX_PIXELS, UnreadableImageError, decode_bgr, to_bgr
+from data_tools.images.decoding import MAX_PIXELS, UnreadableImageError, decode_bgr, to_bgr, upright_size
 from data_tools.workers import fitting_workers
 from extract.detector.resizing import Geometry, Resizing
 from extract.run.sources import SourceImage
@@ -72,25 +73,25 @@ class _InRing:
 
 
 class _Images(Dataset):
-    """The images at some positions of a list, decoded and resized; arrays go to the ring where there is one."""
+    """The images of a list, decoded and resized; arrays go to the ring where there is one.
+
+    An item is requested by its place in the order and its position in the list.
+    """
 
     def __init__(
         self,
         folder: Path,
         images: Sequence[SourceImage],
-        order: Sequence[int],
         resizing: Resizing,
         ring: _Ring | None,
         max_pixels: int,
     ) -> None:
-        self.folder, self.images, self.order, self.resizing = folder, images, order, resizing
+        self.folder, self.images, self.resizing = folder, images, resizing
         self.ring, self.max_pixels = ring, max_pixels
 
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, index: int) -> tuple[Decoded, _InRing | None]:
-        decoded = self._decode(self.order[index])
+    def __getitem__(self, request: tuple[int, int]) -> tuple[Decoded, _InRing | None]:
+        index, position = request
+        decoded = self._decode(position)
         if self.ring is None or decoded.pixels is None:
             return decoded, None
         in_ring = _InRing(index, decoded.pixels.shape, decoded.pixels.dtype)
@@ -121,10 +122,31 @@ def _itself(item: Any) -> Any:
     return item
 
 
+def reading_order(
+    folder: Path, images: Sequence[SourceImage], spans: Sequence[range], resizing: Resizing
+) -> Iterator[int]:
+    """The positions of all spans, one span after another; in each, images of one resized shape come together.
+
+    The headers of a span are read, in a thread, while the images of the span before are requested.
+    """
+
+    def shape_of(position: int) -> tuple[int, int]:
+        image = images[position]
+        known = None if image.pixels is None else image.pixels.shape[:2]
+        size = known or upright_size(folder / image.file)
+        return resizing.geometry(*size).resized if size and min(size) else (0, 0)
+
+    with ThreadPoolExecutor(1) as thread:
+        ahead = [thread.submit(sorted, span, key=shape_of) for span in spans[:1]]
+        for number in range(len(spans)):
+            ahead += [thread.submit(sorted, span, key=shape_of) for span in spans[number + 1 : number + 2]]
+            yield from ahead[number].result()
+
+
 def load(
     folder: Path,
     images: Sequence[SourceImage],
-    order: Sequence[int],
+    order: Iterable[int],
     resizing: Resizing,
     workers: int,
     max_pixels: int = MAX_PIXELS,
@@ -134,7 +156,7 @@ def load(
     Args:
         folder: folder of the image files.
         images: the list.
-        order: positions in the list.
+        order: positions in the list; it is read as far as images are decoded ahead.
         resizing: how each image is resized.
         workers: number of worker processes; 0 decodes in this process.
         max_pixels: a larger image is not decoded.
@@ -142,15 +164,16 @@ def load(
     Raises:
         RuntimeError: of PyTorch, when a worker was killed.
     """
-    workers = min(fitting_workers(workers, 0), len(order))  # the arrays are in memory of their own
+    workers = min(fitting_workers(workers, 0), len(images))  # the arrays are in memory of their own
     shares = workers > 0 and multiprocessing.get_start_method() == "fork"
     largest = resizing.min_side * resizing.max_side * 3 * np.dtype(np.float32).itemsize
     # an index is given to a worker before the array AHEAD * workers indices earlier is copied out below
     ring = _Ring(AHEAD * workers + 1, largest) if shares else None
-    dataset = _Images(folder, images, order, resizing, ring, max_pixels)
+    dataset = _Images(folder, images, resizing, ring, max_pixels)
     loader = DataLoader(
         dataset,
         batch_size=None,
+        sampler=enumerate(order),
         num_workers=workers,
         collate_fn=_itself,
         prefetch_factor=AHEAD if workers else None,

@@ -50,9 +50,10 @@ class Stage:
             pretend_kernel(patch)
             with PretendedGPU() as gpu:
                 work = self.prepare(gpu)
-                gpu.clear()
+                gpu.forget()
                 work()
-            return Counts(gpu.waits.total(), gpu.launches, gpu.copied / 1e6, gpu.written / 1e6)
+            launches = gpu.launches.total() + gpu.copies
+            return Counts(gpu.waits.total(), launches, gpu.copied / 1e6, gpu.written / 1e6)
 
     def check(self) -> None:
         """Assert that the budget is kept."""

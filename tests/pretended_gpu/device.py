@@ -6,8 +6,8 @@ is enough to find, on any machine,
 - an operator that is given tensors of both devices, which raises `MismatchError`;
 - places where the host waits for the GPU (`PretendedGPU.waits`): copies from memory that is not pinned, copies to
   the host, and operators whose result has a size that the host has to know;
-- how much is asked of the GPU: operators and copies (`launches`), bytes between host and GPU (`copied`), and bytes
-  that operators write (`written`). An operator counts once, however many kernels it starts; views count nothing.
+- how much is asked of the GPU: how often each operator runs (`launches`) and how many bytes it moves (`moved`),
+  copies between host and GPU (`copies`, `copied`), and bytes that operators write (`written`).
 
 What needs a driver is replaced meanwhile: streams, pinned memory, cuDNN's recurrent network, and autograd's
 engine, by `backward`. A result of unknown size is as large as it can be, and `repeat_interleave` repeats once.
@@ -37,12 +37,10 @@ CUDA = torch.device("cuda", 0)
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = tuple(str(ROOT / package) for package in ("chan", "extract", "data_tools"))
 COPIES = {"_to_copy", "copy_"}
-ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view"}
-PARTS = {
-    "index_copy_": 3,
-    "index_put_": 2,
-    "_index_put_impl_": 2,
-}  # write an argument's size, not that of the target
+SELECTING = {"index", "index_select", "embedding", "gather"}
+PARTS = {"index_copy_": 3, "index_put_": 2, "_index_put_impl_": 2}  # write an argument's size, not the target's
+NO_LAUNCH = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view"}
+NO_LAUNCH |= {"_local_scalar_dense"}
 COMPOSITE = "CompositeImplicitAutograd"
 
 
@@ -54,14 +52,18 @@ class PretendedGPU(TorchDispatchMode):
     """Entered, it makes `cuda` a device of fake tensors.
 
     Args:
-        suppressed_to: how many boxes non-maximum suppression leaves at most.
+        suppressed_to: how many boxes non-maximum suppression leaves at most: also the value of any int64 that is
+            copied to the host.
 
     Attributes:
         waits: how often the host waited, by what for and in which line of the project.
         conversions: from type to type of how many numbers.
-        launches: operators that start kernels, and copies between the devices.
-        copied: bytes between the devices.
-        written: bytes that operators write on the GPU.
+        launches: how often each operator ran on the GPU; views and what only reserves memory do not count. Some
+            operators start more than one kernel.
+        moved: bytes that each operator read and wrote there, every argument and result counted once; those of an
+            operator that selects are twice its result.
+        written: bytes that operators wrote there.
+        copies, copied: between host and GPU, how many and how many bytes.
         current: the one that is entered, if one is.
     """
 
@@ -71,7 +73,9 @@ class PretendedGPU(TorchDispatchMode):
         super().__init__()
         self.waits: Counter[str] = Counter()
         self.conversions: list[tuple[torch.dtype, torch.dtype, int]] = []
-        self.launches = self.copied = self.written = 0
+        self.launches: Counter[str] = Counter()
+        self.moved: Counter[str] = Counter()
+        self.copies = self.copied = self.written = 0
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._suppressed_to = suppressed_to
         self._pinned: dict[int, Tensor] = {}  # by the address of their memory, which they keep from being reused
@@ -93,6 +97,12 @@ class PretendedGPU(TorchDispatchMode):
         if not self._entered:
             self._patches.close()
             PretendedGPU.current = None
+
+    def forget(self) -> None:
+        """Count from here on."""
+        for counts in (self.waits, self.launches, self.moved, self.conversions):
+            counts.clear()
+        self.copies = self.copied = self.written = 0
 
     def pin(self, tensor: Tensor) -> Tensor:
         """A copy in memory that counts as pinned, with all views of it."""
@@ -135,25 +145,20 @@ class PretendedGPU(TorchDispatchMode):
         if name in COPIES:
             return self._copy(operator, args, kwargs, goes_to)
         self._check(operator, leaves)
-        waiting = _WAITING.get(name)
-        if waiting is not None:
-            result = waiting(self, operator, args, kwargs)
-            self.launch(result)
-            return result
-        return self._compute(operator, args, kwargs)
-
-    def _compute(self, operator: OpOverload, args: Any, kwargs: Any) -> Any:
-        with self._fake:
-            result = operator(*args, **kwargs)
-        name = operator.overloadpacket.__name__
-        if not operator.is_view and name not in ALLOCATIONS:
-            self.launch(args[PARTS[name]] if name in PARTS else result)
+        replaced = _REPLACED.get(name)
+        with nullcontext() if replaced else self._fake:
+            result = replaced(self, operator, args, kwargs) if replaced else operator(*args, **kwargs)
+        if not operator.is_view and name not in NO_LAUNCH:
+            results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, FakeTensor)]
+            written = [args[PARTS[name]]] if name in PARTS else results
+            self.launched(name, *results, *(results if name in SELECTING else fakes), written=written)
         return result
 
-    def launch(self, results: Any) -> None:
-        """Count an operator that writes these tensors."""
-        self.launches += 1
-        self.written += sum(leaf.nbytes for leaf in tree_leaves(results) if isinstance(leaf, Tensor))
+    def launched(self, name: str, *moved: Tensor, written: Sequence[Tensor] = ()) -> None:
+        """Count that something ran on the GPU, and the bytes that it read and wrote."""
+        self.launches[name] += 1
+        self.moved[name] += sum(tensor.numel() * tensor.element_size() for tensor in moved)
+        self.written += sum(tensor.numel() * tensor.element_size() for tensor in written)
 
     def _check(self, operator: OpOverload, leaves: Sequence[Any]) -> None:
         """Raise `MismatchError` for a tensor on the CPU; a number in a tensor may be there."""
@@ -169,8 +174,11 @@ class PretendedGPU(TorchDispatchMode):
         if to_gpu and isinstance(source, FakeTensor):
             if kwargs.get("dtype", source.dtype) != source.dtype:
                 self.conversions.append((source.dtype, kwargs["dtype"], source.numel()))
-            return self._compute(operator, args, kwargs)
-        self.launches += 1
+            with self._fake:
+                result = operator(*args, **kwargs)
+            self.launched(operator.overloadpacket.__name__, source, result, written=[result])
+            return result
+        self.copies += 1
         at_once = kwargs.get("non_blocking") or any(flags)
         if not to_gpu and not at_once:  # at once it is no wait, and what is read may not have come yet
             self.wait("a copy to the host")
@@ -181,17 +189,12 @@ class PretendedGPU(TorchDispatchMode):
         if target is not None:
             return target
         layout = (source.shape, source.stride())
+        number = self._suppressed_to or 0 if kind == torch.int64 else 0
         with self._fake if to_gpu else nullcontext():
-            return torch.empty_strided(*layout, dtype=kind, device=CUDA if to_gpu else None).zero_()
+            return torch.empty_strided(*layout, dtype=kind, device=CUDA if to_gpu else None).fill_(number)
 
     def _is_pinned(self, tensor: Tensor) -> bool:
         return tensor.untyped_storage().data_ptr() in self._pinned
-
-    def clear(self) -> None:
-        """Begin to count anew."""
-        self.waits.clear()
-        self.conversions.clear()
-        self.launches = self.copied = self.written = 0
 
     def wait(self, reason: str) -> None:
         """Count that the host waits."""
@@ -255,6 +258,7 @@ def _place() -> str:
 
 def _item(gpu: PretendedGPU, operator: OpOverload, args: Any, kwargs: Any) -> bool | int | float:
     gpu.wait("a number")
+    gpu.copies += 1
     gpu.copied += args[0].nbytes
     return torch.ones((), dtype=args[0].dtype).item()
 
@@ -291,8 +295,31 @@ def _repeat_interleave(gpu: PretendedGPU, operator: OpOverload, args: Any, kwarg
     return gpu._sized(kwargs.get("output_size") or args[0].numel(), like=args[0], dtype=torch.int64)
 
 
-_WAITING: dict[str, Callable[[PretendedGPU, OpOverload, Any, Any], Any]] = {
+def _convolution(gpu: PretendedGPU, operator: OpOverload, args: Any, kwargs: Any) -> Tensor:
+    """cuDNN's, which keeps channels last: without a driver PyTorch finds none that does."""
+    with gpu._fake:
+        result = operator(*args, **kwargs)
+        last = any(part.is_contiguous(memory_format=torch.channels_last) for part in args[:2])
+        return result.contiguous(memory_format=torch.channels_last) if last else result
+
+
+def _fused_convolution(gpu: PretendedGPU, operator: OpOverload, args: Any, kwargs: Any) -> Tensor:
+    """cuDNN's with what follows: maps, weight, what is added and bias have one type, and channels last."""
+    maps, weight, *added, bias, stride, padding, dilation, groups = args
+    settings = bias, stride, padding, dilation, False, [0, 0], groups
+    result = _convolution(gpu, torch.ops.aten.convolution.default, (maps, weight, *settings), {})
+    tensors = [part for part in (maps, weight, *added, bias) if isinstance(part, Tensor)]  # a factor is none
+    assert {part.dtype for part in tensors} in ({torch.float16}, {torch.bfloat16})
+    assert all(part.shape == result.shape for part in tensors[2:-1])
+    assert all(part.is_contiguous(memory_format=torch.channels_last) for part in (*tensors[:-1], result))
+    return result
+
+
+_REPLACED: dict[str, Callable[[PretendedGPU, OpOverload, Any, Any], Any]] = {
     "_local_scalar_dense": _item,
+    "convolution": _convolution,
+    "cudnn_convolution_relu": _fused_convolution,
+    "cudnn_convolution_add_relu": _fused_convolution,
     "nonzero": _nonzero,
     "masked_select": _masked_select,
     "index": _index,
@@ -331,7 +358,8 @@ class _Unstarted:
         assert len(tensors) == 5
         assert all(tensor.is_cuda and tensor.is_contiguous() for tensor in tensors)
         assert PretendedGPU.current is not None
-        PretendedGPU.current.launch(tensors[3:5] if settings["with_winner"] else tensors[3])
+        written = tensors[3:5] if settings["with_winner"] else tensors[3:4]
+        PretendedGPU.current.launched("best_products", *tensors[: 3 + len(written)], written=written)
 
 
 class _Stream:
@@ -340,6 +368,17 @@ class _Stream:
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
     def wait_stream(self, other: "_Stream") -> None: ...
+
+
+class _Event:
+    """Of a stream that has passed everything."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def record(self, stream: _Stream) -> None: ...
+
+    def elapsed_time(self, later: "_Event") -> float:
+        return 1.0
 
 
 @contextmanager
@@ -369,6 +408,9 @@ def _without_driver(gpu: PretendedGPU) -> Iterator[None]:
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
         patch.setattr(torch.cuda, "device_of", lambda tensor: nullcontext())
         patch.setattr(torch.cuda, "Stream", _Stream)
+        patch.setattr(torch.cuda, "Event", _Event)
+        patch.setattr(_Stream, "synchronize", lambda _: gpu.wait("the work of a stream"), raising=False)
+        patch.setattr(_Event, "synchronize", lambda _: gpu.wait("an event"), raising=False)
         patch.setattr(torch.cuda, "current_stream", _Stream)
         patch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)

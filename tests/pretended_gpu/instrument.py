@@ -54,24 +54,43 @@ def test_pinned_memory_and_its_views_are_not_waited_for():
 
 
 @pytest.mark.parametrize("inference", [False, True])
-def test_launches_and_bytes_are_counted(inference):
+def test_copies_and_written_bytes_are_counted(inference):
     with PretendedGPU() as gpu, torch.inference_mode(inference):
         rows = torch.ones(6, 4).pin_memory().to(CUDA, torch.float64, non_blocking=True)  # copied as float64
-        assert (gpu.launches, gpu.copied, gpu.written) == (1, 192, 0)
+        assert (gpu.copies, gpu.copied, gpu.written) == (1, 192, 0)
         part = rows.T[1:].unflatten(1, (2, 3))  # views cost nothing
-        assert (gpu.launches, gpu.written) == (1, 0)
+        assert (gpu.launches.total(), gpu.written) == (0, 0)
         target = torch.empty_like(part)
         torch.add(part, 1.0, out=target)
-        assert (gpu.launches, gpu.written) == (2, 3 * 6 * 8)
+        assert (gpu.launches.total(), gpu.written) == (1, 3 * 6 * 8)
         rows.index_copy_(
             0, gpu.empty(2, dtype=torch.int64), gpu.empty(2, 4, dtype=torch.float64)
         )  # two rows of six
-        assert (gpu.launches, gpu.written) == (3, 3 * 6 * 8 + 2 * 4 * 8)
+        assert (gpu.launches.total(), gpu.written) == (2, 3 * 6 * 8 + 2 * 4 * 8)
         target.sum().item()
         assert gpu.copied == 192 + 8
-        gpu.clear()
+        gpu.forget()
         assert not gpu.waits
-        assert gpu.launches == gpu.copied == gpu.written == 0
+        assert not gpu.launches
+        assert gpu.copies == gpu.copied == gpu.written == 0
+
+
+@pytest.mark.parametrize(
+    ("work", "launches", "moved"),
+    [
+        (lambda gpu: gpu.empty(3, 4) + gpu.empty(4), 1, (12 + 4 + 12) * 4),
+        (lambda gpu: gpu.empty(3, 4).relu_(), 1, (12 + 12) * 4),
+        (lambda gpu: gpu.empty(3, 4).bfloat16(), 1, 12 * 4 + 12 * 2),
+        (lambda gpu: gpu.empty(3, 4)[1:].T.view(2, 2, 2), 0, 0),
+        (lambda gpu: gpu.empty(300, 4)[gpu.empty(2, dtype=torch.int64)], 1, 2 * 2 * 4 * 4),
+        (lambda gpu: nn.functional.linear(gpu.empty(3, 4), gpu.empty(5, 4)), 1, (12 + 20 + 15) * 4),
+    ],
+)
+@pytest.mark.parametrize("inference", [False, True])
+def test_launches_and_bytes_are_counted(work, launches, moved, inference):
+    with PretendedGPU() as gpu, torch.inference_mode(inference):
+        work(gpu)
+    assert (gpu.launches.total(), gpu.moved.total()) == (launches, moved)
 
 
 def test_backward_gives_autograds_gradients():

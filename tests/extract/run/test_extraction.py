@@ -256,6 +256,25 @@ def test_a_batch_that_does_not_fit_beside_another_is_not_lost(
     same_data(tmp_path / "one.h5", tmp_path / "again.h5")
 
 
+def test_a_selection_that_does_not_fit_halves_its_batch(
+    detector, scenes_config, bad_images, tmp_path, monkeypatch
+):
+    """The error comes from the selection's thread, where other batches may have been started meanwhile."""
+    run(detector, scenes_config, bad_images, tmp_path / "one.h5", batch_size=1, part_size=100)
+    sizes = []
+
+    def little_memory(batch, *settings):
+        sizes.append(len(batch))
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return select_batch(batch, *settings)
+
+    monkeypatch.setattr("extract.run.batches.select_batch", little_memory)
+    run(detector, scenes_config, bad_images, tmp_path / "halved.h5", batch_size=2, part_size=100)
+    assert sorted(sizes) == [1, 1, 1, 1, 2, 2]
+    same_data(tmp_path / "one.h5", tmp_path / "halved.h5")
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -330,26 +349,6 @@ def test_other_errors_of_the_network_are_not_hidden(detector, scenes_config, bad
     monkeypatch.setattr(type(detector), "__call__", broken)
     with pytest.raises(RuntimeError, match="shape mismatch"):
         run(detector, scenes_config, bad_images, tmp_path / "features.h5")
-
-
-def test_few_images_wait_whatever_their_shapes(detector, scenes_config, tmp_path, monkeypatch):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    rng = np.random.default_rng(1)
-    for number in range(24):  # 24 shapes
-        pixels = rng.integers(0, 256, (40, 41 + number, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
-    most = []
-    ready = BatchRunner._ready
-
-    def count(self, waiting):
-        most.append(sum(map(len, waiting.values())))
-        return ready(self, waiting)
-
-    monkeypatch.setattr(BatchRunner, "_ready", count)
-    summary = run(detector, scenes_config, folder, tmp_path / "features.h5", batch_size=2, part_size=100)
-    assert summary.stored == 24
-    assert max(most) <= 8
 
 
 def test_given_boxes_are_stored_in_their_order(detector, scenes_config, bad_images, tmp_path):
