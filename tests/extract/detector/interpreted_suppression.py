@@ -217,9 +217,7 @@ def test_selections_are_those_without_the_kernel(seed, counts, bounds, inclusive
     batch = []
     for count in counts:
         corner = rng.uniform(0, 20, (2, count, 2))
-        boxes = torch.from_numpy(
-            np.concatenate([corner, corner + rng.uniform(1, 20, (2, count, 2))], axis=2)
-        ).float()
+        boxes = np.concatenate([corner, corner + rng.uniform(1, 20, (2, count, 2))], axis=2)
         scores = torch.from_numpy(rng.choice([*np.linspace(0, 0.9, 9), np.nan], (count, 3))).float()
         proposed, regressed = torch.from_numpy(boxes).float()
         batch.append(Proposals(proposed, regressed, scores, scores, scores))
