@@ -35,7 +35,8 @@ from data_tools.files import replace_file
 from data_tools.machine import machine
 
 SCHEDULE = ("loss.warmup_epochs=null", "train.epochs=24", "train.lr_decay_epoch=15", "train.patience=null")
-SCAN = ("model.image.encoder=basic", "model.pooling=scan_lse", "model.text.initial_range=0.1", "loss.margin=0.2")
+ENCODERS_OF_SCAN = ("model.image.encoder=basic", "model.text.initial_range=0.1", "loss.margin=0.2")
+SCAN = (*ENCODERS_OF_SCAN, "model.pooling=scan_lse")
 MODELS: dict[str, tuple[str, ...]] = {
     "CHAN": (),
     "VSE-infinity": (
@@ -44,6 +45,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     ),
     "SCAN t2i": (*SCAN, "model.coding=t2i", "model.lambda_lse=6", "model.lambda_softmax=9"),
     "SCAN i2t": (*SCAN, "model.coding=i2t", "model.lambda_lse=5", "model.lambda_softmax=4"),
+    "CHAN with SCAN's encoders": ENCODERS_OF_SCAN,
 }
 PAIR = ("SCAN t2i", "SCAN i2t")
 ENSEMBLE = "SCAN, average of both"
