@@ -96,13 +96,21 @@ def training(problem: Problem, few: Problem, precision: str, repeats: int) -> di
 
 def tiles(problem: Problem, precision: str, repeats: int) -> dict[str, Any]:
     """The kernel with other tiles than the device's own, on as many words as fill the device."""
-    from chan.scoring.hard_assignment_triton import MIDDLE, SINGLE, WIDE, ProgramTile, best_products
+    from chan.scoring.hard_assignment_triton import (
+        MIDDLE,
+        MIDDLE_SINGLE,
+        SINGLE,
+        WIDE,
+        WIDE_SINGLE,
+        ProgramTile,
+        best_products,
+    )
 
     kind = TYPES[precision]
     regions = problem.images.with_rows(problem.images.rows.to(kind))
     words = problem.captions.rows[: 4 * PIECE].to(kind)
     half = (WIDE, WIDE._replace(stages=4), MIDDLE, MIDDLE._replace(stages=4), ProgramTile(256, 32, 64, 8, 3))
-    single = (SINGLE, SINGLE._replace(stages=3), ProgramTile(128, 16, 16, 8, 2), ProgramTile(128, 32, 16, 8, 2))
+    single = (WIDE_SINGLE, WIDE_SINGLE._replace(stages=2), MIDDLE_SINGLE, SINGLE, ProgramTile(128, 16, 16, 8, 2))
     works: dict[str, Callable[[], Any]] = {}
     failures: dict[str, str | None] = {}
     for tile in single if kind == torch.float32 else half:
@@ -110,7 +118,7 @@ def tiles(problem: Problem, precision: str, repeats: int) -> dict[str, Any]:
             ("", None),
             (", winners", words.new_empty(len(words), len(regions), dtype=torch.int32)),
         ):
-            name = "x".join(map(str, tile[:3])) + f" {tile.warps} warps {tile.stages} stages{what}"
+            name = "x".join(map(str, tile[:3])) + f" {tile.warps} warps {tile.stages} stages {tile.products}{what}"
             work = lambda tile=tile, winner=winner: best_products(words, regions, winner, tile)  # noqa: E731
             try:
                 work()

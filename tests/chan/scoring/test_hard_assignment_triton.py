@@ -23,18 +23,20 @@ from chan.scoring.pairwise import PRECISIONS, pairwise_scores
 
 HERE = Path(__file__).parent
 triton = pytest.importorskip("triton")
+from benchmarks import kernel_code  # noqa: E402
+from benchmarks.kernel_code import ARCHITECTURES, compiled, launched  # noqa: E402
 from chan.scoring import hard_assignment_triton  # noqa: E402
 from chan.scoring.hard_assignment_triton import (  # noqa: E402
     MIDDLE,
+    MIDDLE_SINGLE,
     SINGLE,
     WIDE,
     WIDE_MEMORY,
+    WIDE_SINGLE,
     ProgramTile,
-    _best_products,
     best_products,
 )
 
-SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10}  # bytes that a block may have, by compute capability
 RAGGED = (list(range(10, 60, 2)), [8, 20, 11, 3, 1, 14, 9] * 5)
 EVEN = ([36] * 30, [12] * 40)
 
@@ -92,57 +94,65 @@ def test_where_the_kernel_runs(
         assert hard_assignment._triton_runs.__wrapped__(torch.device("cpu")) == runs
 
 
+TENSOR_CORES = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}  # their instruction
+FLOAT32_UNITS = (86, 89, 120)  # whose products of TF32 are no faster than those of float32
+FEW = 64  # queries, too few to fill a GPU with the wide tiles
+
+
 @pytest.mark.parametrize(
-    ("capability", "kind", "tile", "with_winner", "even"),
+    ("kind", "with_winner", "queries"),
     [
-        (90, "bf16", WIDE, True, True),
-        (90, "fp16", WIDE, False, False),
-        (90, "bf16", MIDDLE, True, True),
-        (90, "fp32", SINGLE, True, True),
-        (80, "bf16", MIDDLE, True, False),
+        pytest.param(kind, with_winner, queries, marks=() if every_time else pytest.mark.slow)
+        for kind in (torch.bfloat16, torch.float32, torch.float16)
+        for with_winner in (True, False)
+        for queries in (kernel_code.QUERIES, FEW)
+        for every_time in [with_winner and queries != FEW and kind != torch.float16]
     ],
 )
+@pytest.mark.parametrize("capability", ARCHITECTURES)
 def test_compiles_without_spilling(
     capability: int,
-    kind: str,
-    tile: ProgramTile,
+    kind: torch.dtype,
     with_winner: bool,
-    even: bool,
+    queries: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """For an A100 and an H100: all that a program computes stays in registers, and its tiles fit."""
+    """Of what the launcher compiles: all stays in registers, the tiles fit, and rows are copied ahead."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    compiled = compile_kernel(capability, kind, tile, with_winner, even)
-    assert compiled.metadata.shared <= SHARED_MEMORY[capability]
-    binary = tmp_path / "kernel.cubin"
-    binary.write_bytes(compiled.asm["cubin"])
-    tool = triton.knobs.nvidia.cuobjdump.path
-    usage = subprocess.run([tool, "-res-usage", binary], capture_output=True, text=True, check=True).stdout
-    assert re.findall(r"(?:STACK|LOCAL):(\d+)", usage) == ["0", "0"], usage
-    if capability == 90 and kind != "fp32":
-        code = compiled.asm["ptx"]
-        assert f"wgmma.mma_async.sync.aligned.m64n{4 * tile.sequences}k16.f32" in code  # Hopper's tensor cores
-        assert "wgmma.wait_group.sync.aligned 1" in code  # a product goes on while the next rows are asked for
+    code = compiled(capability, kind, 1024, with_winner, queries)
+    assert code.stack == 0
+    assert code.shared <= ARCHITECTURES[capability].block_memory
+    assert code.copies >= 2 * code.step_copies > 0
+    assert code.loads == (4 if with_winner else 2)  # offsets: of the tile and of the sequences
+    if kind == torch.float32 and capability in FLOAT32_UNITS:
+        assert code.products.endswith("FFMA")
+        return
+    assert code.products.split()[1] == TENSOR_CORES[capability]
+    if kind == torch.float32:
+        assert re.search(r"arith\.addf .*: tensor<\d+x128xf32", code.stages["ttgir"])  # the sum of steps
+    elif capability == 90:
+        assert (
+            "wgmma.wait_group.sync.aligned 1" in code.stages["ptx"]
+        )  # a product goes on while rows are asked for
 
 
-def compile_kernel(capability: int, kind: str, tile: ProgramTile, with_winner: bool, even: bool):
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    kinds = {"queries": f"*{kind}", "keys": f"*{kind}", "offsets": "*i64", "best": "*fp32", "winner": "*i32"}
-    kinds |= dict.fromkeys(["query_count", "sequence_count", "dim"], "i32")
-    constants = {"with_winner": with_winner, "even": even, "block_q": tile.queries, "sequences": tile.sequences}
-    constants |= {"block_d": tile.depth, "group": 16}
-    aligned = ["queries", "keys", "offsets", "best", "winner", "dim"]
-    source = ASTSource(
-        fn=_best_products,
-        signature=kinds | dict.fromkeys(constants, "constexpr"),
-        constexprs=constants,
-        attrs={(list(kinds).index(name),): [["tt.divisibility", 16]] for name in aligned},
-    )
-    options = {"num_warps": tile.warps, "num_stages": tile.stages}
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+@pytest.mark.parametrize("with_winner", [True, False])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("capability", ARCHITECTURES)
+def test_every_dimension_has_the_same_code(capability: int, kind: torch.dtype, with_winner: bool) -> None:
+    """Rows are padded to whole steps, so that the launcher finds everything aligned."""
+    source, options, _ = launched(capability, kind, 1024, with_winner)
+    aligned = {source.fn.arg_names[place] for (place,), found in source.attrs.items() if found}
+    assert aligned == {"queries", "keys", "table", "best", "winner", "dim"}
+    for dim in (33, 64, 128, 200, 256, 512, 768, 1000):
+        other, other_options, _ = launched(capability, kind, dim, with_winner)
+        assert (other.signature, other.constants, other.attrs) == (
+            source.signature,
+            source.constants,
+            source.attrs,
+        )
+        assert other_options == options
 
 
 def rounded_rows(lengths: list[int], seed: int, dim: int, kind: torch.dtype) -> Packed:
@@ -153,13 +163,16 @@ def rounded_rows(lengths: list[int], seed: int, dim: int, kind: torch.dtype) -> 
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("tile", [WIDE, MIDDLE, SINGLE])
+@pytest.mark.parametrize("tile", [WIDE, MIDDLE, WIDE_SINGLE, MIDDLE_SINGLE, SINGLE])
 @pytest.mark.parametrize("dim", [1024, 200, 33])
 @pytest.mark.parametrize("lengths", [*RAGGED, *EVEN, [1, 100, 37], [5]], ids=str)
 def test_maxima_and_winners(tile: ProgramTile, dim: int, lengths: list[int]) -> None:
-    kind = torch.float32 if tile == SINGLE else torch.bfloat16
-    if tile == WIDE and torch.cuda.get_device_properties(0).shared_memory_per_multiprocessor < WIDE_MEMORY:
-        pytest.skip("the wide tile needs the shared memory of an H100")
+    kind = torch.bfloat16 if tile in (WIDE, MIDDLE) else torch.float32
+    if (
+        tile in (WIDE, WIDE_SINGLE)
+        and torch.cuda.get_device_properties(0).shared_memory_per_multiprocessor < WIDE_MEMORY
+    ):
+        pytest.skip("the wide tiles need the shared memory of an H100")
     queries, keys = rounded_rows([301], 0, dim, kind).rows, rounded_rows(lengths, 1, dim, kind)
     winner = torch.full((301, len(keys)), -1, dtype=torch.int32, device="cuda")
     on_gpu = keys.with_rows(keys.rows.to("cuda", kind))
