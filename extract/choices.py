@@ -17,6 +17,7 @@ OTHER_WEIGHTS = {  # what to give for a configuration whose weights are not fetc
     "resnet101_faster_rcnn_final.caffemodel (Anderson et al.), "
     "bua-caffe-frcn-r101-k10-100.pth (MILVLG/bottom-up-attention.pytorch) or "
     "faster_rcnn_from_caffe_attr_original.pkl (airsplay/py-bottom-up-attention)",
+    "butd_r152_caffe": "bua-caffe-frcn-r152.pth (MILVLG/bottom-up-attention.pytorch)",
     "grid_r50": f"{_GRID_WEIGHTS}/R-50/R-50.pth",
     "grid_x101": f"{_GRID_WEIGHTS}/X-101/X-101.pth",
     "grid_x152": f"{_GRID_WEIGHTS}/X-152/X-152.pth",

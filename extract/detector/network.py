@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 
 # Imported for what they register with Detectron2.
-from extract.detector import backbone, roi_heads  # noqa: F401
+from extract.detector import backbone, preactivation, roi_heads  # noqa: F401
 from extract.detector.rpn import ScaledImages
 
 

@@ -19,7 +19,7 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 
-from extract.detector import region_pooling
+from extract.detector import preactivation, region_pooling
 from extract.detector.boxes import INCLUSIVE_TRANSFORMS
 
 CPU_GROUP = 4 * 1024 * 14 * 14  # numbers that pass res5 together on a CPU: four such regions fit a cache
@@ -147,6 +147,8 @@ class BUTDROIHeads(Res5ROIHeads):
 
     @classmethod
     def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Module, int]:
+        if cfg.MODEL.BACKBONE.NAME == preactivation.NAME:
+            return preactivation.build_res5(cfg)
         if cfg.MODEL.RESNETS.RES5_DILATION == 1:
             return super()._build_res5_block(cfg)
         resnet = cfg.MODEL.RESNETS

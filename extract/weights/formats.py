@@ -7,6 +7,8 @@ formats of MILVLG/bottom-up-attention.pytorch differ:
 - Caffe-trained (`bua-caffe-frcn-*.pth`): objectness has a background and a foreground logit for each anchor, all
   of the background first; the background is the first class and "none" the first attribute; the box layer also
   has rows for the background, and is in plain units, where Detectron2's divides by its weights 10, 10, 5, 5.
+  In the file of the R-152 the batch norm of res5's input, which the region proposals have too, is in res5's first
+  block, and that of its output beside res5.
 - Detectron2-trained (`bua-d2-frcn-*.pth`): the attribute layers are a module of their own, as in the files of
   facebookresearch/grid-feats-vqa.
 """
@@ -26,6 +28,11 @@ _CAFFE_NAMES = {
         f"{HEAD}.{theirs}.{kind}": f"{HEAD}.{ours}.{kind}"
         for theirs, ours in (("attr_linear1", "fc_attr"), ("attr_linear2", "attr_score"))
         for kind in ("weight", "bias")
+    },
+    **{
+        f"roi_heads.{theirs}.{kind}": f"{ours}.{kind}"
+        for theirs, ours in (("res5.0.norm", "backbone.norm"), ("res5_bn", "roi_heads.res5.3"))
+        for kind in ("weight", "bias", "running_mean", "running_var")
     },
 }
 _DETECTRON2_NAMES = {

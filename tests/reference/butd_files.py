@@ -88,7 +88,7 @@ def random_state(
 
 def _fit(state: State, name: str, x: torch.Tensor) -> None:
     """Set a layer's numbers so that what leaves it is neither all alike nor beyond measure."""
-    if name.endswith(".norm"):
+    if name.endswith((".norm", "_bn")):
         state[f"{name}.running_mean"] = x.mean(dim=(0, 2, 3))
         state[f"{name}.running_var"] = x.var(dim=(0, 2, 3)) + 1e-3
     elif name in SPREADS:
@@ -182,6 +182,32 @@ def to_grid_feats(state: State, rpn: int, hidden: int) -> State:
     written[f"{ATTRIBUTES}.obj_embed.weight"] = embedding
     written["pixel_mean"], written["pixel_std"] = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
     return with_anchors(written, detectron2_anchors((32, 64, 128, 256, 512)))
+
+
+def to_preactivated(state: State, seed: int = 5) -> State:
+    """A network in MILVLG's Caffe conventions with batch norms before its convolutions, as its R-152 has them.
+
+    The convolutions stay as they are; the batch norms, which go to other places, are drawn anew.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    written = {name: tensor for name, tensor in state.items() if ".norm." not in name}
+    stem = state["backbone.stem.conv1.weight"]
+    norms = {"backbone.stem.norm": stem.shape[1], "backbone.stem.conv1.norm": stem.shape[0]}
+    for name, tensor in list(written.items()):
+        here, _, layer = name.removesuffix(".weight").rpartition(".")
+        if ".res" in here and layer == "conv1":
+            norms[f"{here}.norm"] = tensor.shape[1]
+        elif ".res" in here and layer in ("conv2", "conv3"):
+            norms[f"{here}.{layer}.norm"] = tensor.shape[1]
+            if layer == "conv3":
+                written[name] = 0.4 * tensor  # the branches add up without batch norms between them
+                norms["roi_heads.res5_bn"] = tensor.shape[0]  # of the last one
+    for name, channels in norms.items():
+        written[f"{name}.weight"] = 0.8 + 0.4 * torch.rand(channels, generator=rng)
+        written[f"{name}.bias"] = 0.2 * torch.randn(channels, generator=rng)
+        written[f"{name}.running_mean"] = torch.zeros(channels)
+        written[f"{name}.running_var"] = torch.ones(channels)
+    return written
 
 
 def with_anchors(state: State, anchors: np.ndarray) -> State:

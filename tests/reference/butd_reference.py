@@ -33,6 +33,7 @@ class Recipe:
         dilated: res5 keeps the 14 x 14 places of a region, with dilation 2.
         pool: RoIPool or RoIAlign.
         samples: of RoIAlign, along a side of a bin; 0: as many as the bin has places.
+        preactivated: blocks normalise their input, as MILVLG's R-152's.
     """
 
     caffe: bool
@@ -50,6 +51,7 @@ class Recipe:
     before_nms: int = 6000
     after_nms: int = 300
     bins: int = 14
+    preactivated: bool = False
 
 
 @dataclass
@@ -159,6 +161,38 @@ class Layers:
         if caffe_pool:
             return F.max_pool2d(x, 3, 2, padding=0, ceil_mode=True)
         return F.max_pool2d(x, 3, 2, padding=1)
+
+    def normalize(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """A batch norm of MXNet's epsilon."""
+        self._use(name, x)
+        weight, bias, mean, var = (
+            self.state[f"{name}.{part}"].view(1, -1, 1, 1)
+            for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        return (x - mean) / (var + 2e-5).sqrt() * weight + bias
+
+    def preactivated_stem(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.normalize("backbone.stem.norm", x)
+        x = F.conv2d(x, self.state["backbone.stem.conv1.weight"], stride=2, padding=3)
+        x = self.normalize("backbone.stem.conv1.norm", x).clamp(min=0)
+        return F.max_pool2d(x, 3, 2, padding=0, ceil_mode=True)
+
+    def preactivated_stage(self, name: str, x: torch.Tensor, stride: int, activated: bool = False) -> torch.Tensor:
+        """Bottlenecks whose batch norms come before the convolutions; the first 3 x 3 one has the stride."""
+        block = 0
+        while f"{name}.{block}.conv1.weight" in self.state:
+            here, step = f"{name}.{block}", stride if block == 0 else 1
+            one, two, three = (self.state[f"{here}.{layer}.weight"] for layer in ("conv1", "conv2", "conv3"))
+            active = x if activated and block == 0 else self.normalize(f"{here}.norm", x).clamp(min=0)
+            y = F.conv2d(active, one)
+            y = self.normalize(f"{here}.conv2.norm", y).clamp(min=0)
+            y = F.conv2d(y, two, stride=step, padding=1)
+            y = self.normalize(f"{here}.conv3.norm", y).clamp(min=0)
+            y = F.conv2d(y, three)
+            shortcut = self.state.get(f"{here}.shortcut.weight")
+            x = y + (x if shortcut is None else F.conv2d(active, shortcut, stride=step))
+            block += 1
+        return x
 
     def stage(self, name: str, x: torch.Tensor, strides: tuple[int, int], dilation: int = 1) -> torch.Tensor:
         """Bottlenecks; the first has a stride in its 1 x 1 or in its 3 x 3 convolution."""
@@ -369,7 +403,12 @@ def pooled_features(recipe: Recipe, layers: Layers, features: torch.Tensor, boxe
         else:
             regions = roi_align(features[0], some, recipe.bins, recipe.samples)
         strides, dilation = ((1, 1), 2) if recipe.dilated else (recipe.halving, 1)
-        means.append(layers.stage("roi_heads.res5", regions, strides, dilation).mean(dim=(2, 3)))
+        if recipe.preactivated:
+            regions = layers.preactivated_stage("roi_heads.res5", regions, 2, activated=True)
+            regions = layers.normalize("roi_heads.res5_bn", regions).clamp(min=0)
+        else:
+            regions = layers.stage("roi_heads.res5", regions, strides, dilation)
+        means.append(regions.mean(dim=(2, 3)))
         if layers.calibrate is not None:
             break  # its numbers are wanted, not its result
     return torch.cat(means)
@@ -378,6 +417,11 @@ def pooled_features(recipe: Recipe, layers: Layers, features: torch.Tensor, boxe
 @torch.no_grad()
 def res4(recipe: Recipe, layers: Layers, pixels: torch.Tensor) -> torch.Tensor:
     """(1, C, h, w) of (1, 3, H, W) pixels without the mean."""
+    if recipe.preactivated:
+        x = layers.preactivated_stem(pixels)
+        for name, stride in (("res2", 1), ("res3", 2), ("res4", 2)):
+            x = layers.preactivated_stage(f"backbone.{name}", x, stride)
+        return layers.normalize("roi_heads.res5.0.norm", x).clamp(min=0)
     x = layers.stem(pixels, caffe_pool=recipe.dilated)
     for name, strides in (("res2", (1, 1)), ("res3", recipe.halving), ("res4", recipe.halving)):
         x = layers.stage(f"backbone.{name}", x, strides)

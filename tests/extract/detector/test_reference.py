@@ -309,6 +309,47 @@ def test_milvlgs_detectron2_files(tmp_path, config, changes):
     assert_same(expected, described(detector, picture()))
 
 
+def r152(sizes, **channels):
+    """MILVLG's recipe and weights of its Caffe-trained R-152, whose blocks normalise their input."""
+    anchors = reference.caffe_anchors(by_ratio=True)
+    recipe = dataclasses.replace(
+        CAFFE, layout="milvlg_caffe", anchors=anchors, mean=(0, 0, 0), dilated=False, preactivated=True, **sizes
+    )
+    state = files.to_preactivated(files.to_milvlg_caffe(files.random_state(152, **channels)))
+    return recipe, files.calibrated(recipe, state, picture())
+
+
+def test_milvlgs_caffe_trained_r152(tmp_path):
+    recipe, state = r152(SMALL, stem=16, width=8, out=32)
+    config, path = narrow("butd_r152_caffe"), tmp_path / "bua-caffe-frcn-r152.pth"
+    torch.save({"model": files.with_counters(state)}, path)
+    expected = reference.describe(recipe, state, picture(), pixels_of(recipe, picture(), config))
+    assert len(expected.boxes) >= 36
+    assert len(set(expected.classes.argmax(axis=1))) > 10
+    assert expected.features.std(axis=0).mean() > 0.1 * expected.features.mean()
+    assert_same(expected, described(build_detector(config, path, CPU), picture()))
+    del state["roi_heads.res5_bn.bias"]
+    torch.save({"model": state}, path)
+    with pytest.raises(InputError, match=r"missing: roi_heads\.res5\.3\.bias"):
+        build_detector(config, path, CPU)
+
+
+@pytest.mark.slow
+def test_the_r152_at_full_width(tmp_path):
+    recipe, state = r152({"min_side": 300, "max_side": 500, "after_nms": 100})
+    torch.save({"model": state}, tmp_path / "w.pth")
+    config = load_config("butd_r152_caffe").clone()
+    config.defrost()
+    config.merge_from_list(
+        ["INPUT.MIN_SIZE_TEST", 300, "INPUT.MAX_SIZE_TEST", 500, "MODEL.RPN.POST_NMS_TOPK_TEST", 100]
+    )
+    detector = build_detector(config, tmp_path / "w.pth", CPU)
+    assert detector.dim == 2048
+    expected = reference.describe(recipe, state, picture(), pixels_of(recipe, picture(), config))
+    assert len(expected.boxes) == 100
+    assert_same(expected, described(detector, picture()))
+
+
 @pytest.mark.parametrize("config", ["caffe", "airsplay"])
 def test_the_rules_choose_what_their_loops_choose(tmp_path, config):
     files.write_airsplay(tmp_path / "w.pkl", published())
