@@ -148,6 +148,7 @@ class Format(StrEnum):
     oscar = "oscar"
     vinvl = "vinvl"
     milvlg = "milvlg"
+    datasets = "datasets"
 
 
 class FeatureType(StrEnum):
@@ -200,7 +201,12 @@ def convert(
     ] = OnError.fail,
     out: Annotated[
         Path,
-        option(OUTPUT, "File or folder to write; .h5 is a store, .npy is SCAN's array.", metavar="FILE|DIR"),
+        option(
+            OUTPUT,
+            "File or folder to write; .h5 is a store, .npy SCAN's array, .parquet a table of Hugging Face's "
+            "datasets.",
+            metavar="FILE|DIR",
+        ),
     ],
     to: Annotated[
         Format | None,
