@@ -148,7 +148,7 @@ class Format(StrEnum):
     oscar = "oscar"
     vinvl = "vinvl"
     milvlg = "milvlg"
-    parquet = "parquet"
+    datasets = "datasets"
 
 
 class FeatureType(StrEnum):
@@ -203,7 +203,8 @@ def convert(
         Path,
         option(
             OUTPUT,
-            "File or folder to write; .h5 is a store, .npy SCAN's array, .parquet a table.",
+            "File or folder to write; .h5 is a store, .npy SCAN's array, .parquet a table of Hugging Face's "
+            "datasets.",
             metavar="FILE|DIR",
         ),
     ],

@@ -41,10 +41,15 @@ def build_detector(
     """
     if weights is None:
         torch.manual_seed(max(cfg.SEED, 0))
-    resizing = Resizing(
-        cfg.INPUT.RESIZE, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, tuple(cfg.MODEL.PIXEL_MEAN)
-    )
     network = build_network(cfg, weights, device)
     if device.type == "cuda":  # on a CPU it gains little and sums grouped convolutions in a worse order
         network.to(memory_format=torch.channels_last)
+    return as_detector(cfg, network, precision)
+
+
+def as_detector(cfg: CfgNode, network: BottomUpAttention, precision: Precision = Precision.FP32) -> Detector:
+    """The detector of a network that was built from `cfg`; the network is then in evaluation mode."""
+    resizing = Resizing(
+        cfg.INPUT.RESIZE, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, tuple(cfg.MODEL.PIXEL_MEAN)
+    )
     return Detector(network, resizing, has_inclusive_boxes(cfg), precision)

@@ -191,11 +191,14 @@ def train(
     out: given.RunFolder,
     as_json: Json = False,
 ) -> None:
-    """Train a detector: boxes, classes and attributes."""
+    """Train a detector: boxes, classes and attributes.
+
+    Their numbers and names are those of DATA/annotations/train.json, whatever the configuration says.
+    """
     require_detectron2()
     from data_tools.devices import resolve_device
-    from extract.config import load_config, with_values
-    from extract.training.data import load_detection_split
+    from extract.config import load_config, with_labels, with_values
+    from extract.training.data import load_detection_split, load_validation_split
     from extract.training.trainer import INITIAL_WEIGHTS, train_detector, train_on_gpus
     from extract.weights.locating import find_weights
 
@@ -209,12 +212,15 @@ def train(
         )
     start = time.perf_counter()
     split = load_detection_split(data, "train")
+    cfg = with_labels(cfg, split.labels)
+    for note in split.notes:
+        print(f"note: train: {note}", file=sys.stderr)
     images = len(split.records)
     if gpus > 1:
         del split  # each process reads it again
         trained = train_on_gpus(gpus, cfg, data, out, resume, start_file)
     else:
-        trained = train_detector(cfg, split, out, resume, start_file)
+        trained = train_detector(cfg, split, out, resume, start_file, load_validation_split(data))
     seconds = round(time.perf_counter() - start, 1)
     initial = read_json(out / INITIAL_WEIGHTS) if (out / INITIAL_WEIGHTS).is_file() else None
     if as_json:
@@ -255,14 +261,16 @@ def evaluate(
     from data_tools.devices import resolve_device
     from extract.build import build_detector
     from extract.config import check_detects, load_config
-    from extract.training.data import check_labels, load_detection_split
+    from extract.training.data import check_names, load_detection_split
     from extract.training.evaluation import evaluate_detector
     from extract.weights.locating import find_weights
 
     cfg = load_config(config)
     check_detects(cfg)
     annotated = load_detection_split(data, split)
-    check_labels(cfg, annotated)
+    check_names(cfg, annotated)
+    for note in annotated.notes:
+        print(f"note: {split}: {note}", file=sys.stderr)
     detector = build_detector(cfg, find_weights(weights), resolve_device(device))
     scores = evaluate_detector(detector, annotated)
     if as_json:
@@ -292,7 +300,7 @@ def show(
     from extract.build import build_detector
     from extract.config import check_detects, labels_of, load_config, suppresses_inclusively, with_values
     from extract.regions.selection import build_selection
-    from extract.run.showing import show_image
+    from extract.run.showing import name_of, show_image
     from extract.weights.locating import find_weights_of
 
     cfg = with_values(load_config(config), seed=seed)
@@ -306,7 +314,7 @@ def show(
         print_json({"image": str(image), "out": str(out), "regions": regions})
         return
     for region in regions:
-        print(f"{region['class_score']:.2f}  {region['attribute']} {region['class']}  at {region['box']}")
+        print(f"{region['class_score']:.2f}  {name_of(region)}  at {region['box']}")
     print(out)
 
 

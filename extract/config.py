@@ -14,6 +14,7 @@ from extract.detector.boxes import INCLUSIVE_TRANSFORMS
 from extract.detector.resizing import METHODS
 
 GRID_HEADS = "GridROIHeads"  # of networks from which only a grid is taken
+LABELS_FILE = "labels.json"  # in the folder of a run whose data set has classes that no shipped list has
 
 
 def butd_config() -> CfgNode:
@@ -46,6 +47,9 @@ def load_config(spec: str) -> CfgNode:
     _check_files(path)
     with reading(path, "not a configuration"):
         cfg.merge_from_file(str(path), allow_unsafe=False)  # else YAML tags could run code
+        beside = path.resolve().parent / cfg.MODEL.LABELS
+        if beside.is_file():  # as in a run's folder, which may be read from anywhere
+            cfg.MODEL.LABELS = str(beside)
     cfg.freeze()
     _check_choices(cfg, path)
     return cfg
@@ -125,6 +129,25 @@ def labels_of(cfg: CfgNode) -> Labels:
     return load_labels(cfg.MODEL.LABELS) if cfg.MODEL.LABELS else Labels([], [])
 
 
+def with_labels(cfg: CfgNode, labels: Labels) -> CfgNode:
+    """A frozen copy of the configuration with the classes and attributes of a data set.
+
+    `MODEL.LABELS` becomes `LABELS_FILE`, which training writes beside the configuration, unless it is the name of
+    a shipped list of these labels.
+    """
+    known = labels_of(cfg)
+    shipped = cfg.MODEL.LABELS and not cfg.MODEL.LABELS.endswith(".json")
+    if shipped and (known.classes, known.attributes) == (labels.classes, labels.attributes):
+        return cfg
+    copy = cfg.clone()
+    copy.defrost()
+    copy.MODEL.ROI_HEADS.NUM_CLASSES = len(labels.classes)
+    copy.MODEL.ROI_ATTRIBUTE_HEAD.NUM_ATTRIBUTES = len(labels.attributes)
+    copy.MODEL.LABELS = LABELS_FILE
+    copy.freeze()
+    return copy
+
+
 def with_values(
     cfg: CfgNode, device: str | None = None, seed: int | None = None, output: str | None = None
 ) -> CfgNode:
@@ -156,4 +179,5 @@ def provenance_text(cfg: CfgNode) -> str:
     kept = CfgNode({"MODEL": cfg.MODEL.clone(), "INPUT": cfg.INPUT.clone()})
     kept.MODEL.defrost()
     del kept.MODEL["DEVICE"], kept.MODEL["WEIGHTS"]
+    kept.MODEL.LABELS = Path(kept.MODEL.LABELS).name  # the names themselves are in the store
     return kept.dump()

@@ -69,7 +69,11 @@ GivenBoxes = Annotated[
 ]
 Data = Annotated[
     Path,
-    option(INPUT, "Data folder, with images/ and annotations/SPLIT.json.", metavar="DIR"),
+    option(
+        INPUT,
+        "Data folder, with images/ and annotations/SPLIT.json, in this project's form or COCO's.",
+        metavar="DIR",
+    ),
 ]
 SplitName = Annotated[str, option(INPUT, "Name of the split, for instance val or test.", metavar="NAME")]
 

@@ -17,7 +17,8 @@ from chan.evaluation.evaluate import Evaluation, as_table
 from chan.evaluation.recall import Ranking
 from chan.retrieval.drawing import draw, save
 from chan.retrieval.explanation import Explainer
-from data_tools.files import replace_file, replacing
+from data_tools.files import replace_file
+from data_tools.images.figures import save_figure
 
 SHOWN = 8  # captions in each picture
 BINS = (1, 2, 6, 11, 51, 101, 501, 1001, 5001, 10001)  # first ranks of the bars
@@ -88,5 +89,4 @@ def draw_ranks(ranking: Ranking, path: Path) -> None:
         axes.set(
             title=f"{name}: {len(ranks)} queries", xlabel="rank of the first correct answer", ylabel="percent"
         )
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)
+    save_figure(figure, path)

@@ -1,10 +1,9 @@
 """The curves of a training as a picture, drawn from the lines of `metrics.jsonl`."""
 
 from pathlib import Path
-from typing import Any
 
 from chan.training.log import load_metrics
-from data_tools.files import replacing
+from data_tools.images.figures import label_axes, save_figure
 
 FILE = "curves.png"
 RECALLS = ("r1", "r5", "r10")
@@ -29,23 +28,17 @@ def draw_curves(folder: Path, chance: float) -> Path | None:
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     loss, recall, total = figure.subplots(1, 3)
     loss.plot([line["step"] for line in losses], [line["loss"] for line in losses], color="#1f77b4", linewidth=1)
-    _label(loss, "training loss", "loss")
+    label_axes(loss, "training loss", "step", "loss")
     for side, style, name in (("i2t", "-", "image to text"), ("t2i", "--", "text to image")):
         for key, colour in zip(RECALLS, ("#1f77b4", "#e07b00", "#1a8f3c"), strict=True):
             values = [line[side][key] for line in dev]
             label = f"R@{key[1:]} {name}"
             recall.plot([line["step"] for line in dev], values, style, color=colour, marker=".", label=label)
-    _label(recall, "recall on dev", "percent")
+    label_axes(recall, "recall on dev", "step", "percent")
     total.plot([line["step"] for line in dev], [line["rsum"] for line in dev], color="#d62728", marker=".")
     total.axhline(chance, color="#8a9097", linestyle=":", label=f"chance {chance:.1f}")
-    _label(total, "rsum on dev", "rsum of 600")
+    label_axes(total, "rsum on dev", "step", "rsum of 600")
     recall.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     total.legend(fontsize=8)
-    with replacing(folder / FILE) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)
+    save_figure(figure, folder / FILE)
     return folder / FILE
-
-
-def _label(axes: Any, title: str, unit: str) -> None:
-    axes.set(title=title, xlabel="step", ylabel=unit)
-    axes.grid(alpha=0.3)

@@ -19,7 +19,8 @@
       ]
     }
 
-Other keys of an image or of an object are not read.
+Other keys of an image or of an object are not read. A file in COCO's form is read too, see
+`data_tools.detection.coco`.
 """
 
 import json
@@ -28,7 +29,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from data_tools.detection.labels import Labels
+from data_tools.detection.coco import from_coco, is_coco
+from data_tools.detection.labels import Labels, check_names
 from data_tools.errors import InputError
 from data_tools.files import is_inside, read_json, replace_file
 
@@ -70,11 +72,15 @@ class AnnotatedImage:
 
 @dataclass(frozen=True)
 class Annotations:
-    """What an annotation file holds: the names of classes and attributes, and the images."""
+    """What an annotation file holds: the names of classes and attributes, and the images.
+
+    `notes` says what of a file in COCO's form was left out.
+    """
 
     classes: list[str]
     attributes: list[str]
     images: list[AnnotatedImage]
+    notes: tuple[str, ...] = ()
 
 
 def write_annotations(path: Path, labels: Labels, images: Sequence[AnnotatedImage]) -> None:
@@ -95,17 +101,20 @@ def _plain(record: AnnotatedImage | AnnotatedObject) -> dict[str, Any]:
 
 
 def read_annotations(path: Path) -> Annotations:
-    """Read an annotation file. That the image files exist is not checked here.
+    """Read an annotation file of this project's or of COCO's form. That the image files exist is not checked here.
 
     Raises:
         InputError: the file is missing, not JSON, or holds no image; or a key is missing or has a value that the
             schema does not allow, in which case the message names the image, the object and the key.
     """
     document = read_json(path)
+    notes: list[str] = []
     try:
+        if is_coco(document):
+            document, notes = from_coco(document)
         if not isinstance(document, dict):
-            raise ValueError("expected an object with the keys classes, attributes and images")
-        classes, attributes = _strings(document, "classes"), _strings(document, "attributes")
+            raise ValueError("expected an object with the keys classes, attributes and images, or COCO's")
+        classes, attributes = (check_names(_list(document, key), key) for key in ("classes", "attributes"))
         records = _list(document, "images")
         if not records:
             raise ValueError("holds no image")
@@ -115,7 +124,7 @@ def read_annotations(path: Path) -> Annotations:
         ]
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
-    return Annotations(classes, attributes, images)
+    return Annotations(classes, attributes, images, tuple(notes))
 
 
 def _image(record: Any, where: str, classes: int, attributes: int) -> AnnotatedImage:
@@ -173,13 +182,6 @@ def _list(record: Any, key: str, where: str = "") -> list[Any]:
     if not isinstance(values, list):
         raise ValueError(f"{f'{where}: ' if where else ''}{key} {_shown(values)}: expected a list")
     return values
-
-
-def _strings(document: dict[str, Any], key: str) -> list[str]:
-    names = _list(document, key)
-    if not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{key}: expected a list of names")
-    return names
 
 
 def _is_index(value: object, size: int | None = None) -> bool:

@@ -46,7 +46,7 @@ def load_labels(spec: str) -> Labels:
     if not isinstance(document, dict):
         raise InputError(f"{path}: expected an object with the keys classes and attributes")
     try:
-        classes, attributes = _names(document, "classes"), _names(document, "attributes")
+        classes, attributes = (check_names(document.get(key), key) for key in ("classes", "attributes"))
         return Labels(
             classes,
             attributes,
@@ -65,9 +65,9 @@ def _find(spec: str) -> Path:
     raise InputError(f"{spec}: no such label file; the shipped lists are {shipped}")
 
 
-def _names(document: dict[str, Any], key: str) -> list[str]:
-    names = document.get(key)
-    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+def check_names(names: Any, key: str) -> list[str]:
+    """The names of classes or attributes (`key`); `ValueError` unless they are single lines that differ."""
+    if not isinstance(names, list) or not all(_is_name(name) for name in names):
         raise ValueError(f"{key}: expected a list of names")
     if key == "classes" and not names:
         raise ValueError("classes: expected at least one name")
@@ -77,6 +77,10 @@ def _names(document: dict[str, Any], key: str) -> list[str]:
             raise ValueError(f"{key}: {name!r} is listed twice")
         seen.add(name)
     return names
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and name.strip() != "" and name.isprintable()  # a store has one per line
 
 
 def _aliases(document: dict[str, Any], key: str, names: list[str]) -> dict[str, list[str]]:

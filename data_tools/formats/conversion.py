@@ -9,7 +9,7 @@
 | oscar | Oscar's TSV and its index, float32 | boxes (rounded), image sizes |
 | vinvl | the TSV of VinVL's detector and its index, float32 | boxes, image sizes, class scores |
 | milvlg | a folder of `{image}.npz` | boxes, image sizes |
-| parquet | a table of Hugging Face's `datasets`; written only | everything but failures |
+| datasets | a Parquet file for Hugging Face's `datasets`; it is written, not read | everything but failures |
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ from data_tools.formats.source import (
     schema_of,
     select_images,
 )
-from data_tools.formats.table import write_table
+from data_tools.formats.table import KIND, SUFFIX, write_table
 from data_tools.formats.tsv import TsvSource, tsv_layout, write_tsv
 from data_tools.formats.tsv_rows import BUTD, LXMERT
 from data_tools.formats.vinvl import CONTENT, OSCAR, VINVL, write_vinvl
@@ -50,7 +50,7 @@ _CONTENT = {  # of each format besides features and ids
     "butd": {*BUTD.columns, "image_sizes"},
     "lxmert": {*LXMERT.columns, "image_sizes"},
     "milvlg": {"boxes", "image_sizes"},
-    "parquet": {*REGION_COLUMNS, "image_sizes", "provenance"},
+    KIND: {*REGION_COLUMNS, "image_sizes", "provenance"},
     **CONTENT,
 }
 _FLOAT32 = ("butd", "lxmert", OSCAR, VINVL)
@@ -102,8 +102,8 @@ def convert(
         source_path: a store, SCAN's `.npy` or a folder of them, a TSV, or a folder of `.npz` archives.
         target: the file or folder to write. For the format `scan` it may be a folder: each split whose
             `{split}_ids.txt` is in it is written as one array.
-        to: the format: store, scan, butd, lxmert, oscar, vinvl, milvlg or parquet; None derives it from the name
-            of `target`.
+        to: the format: store, scan, butd, lxmert, oscar, vinvl, milvlg or datasets; None derives it from the
+            name of `target`.
         choices: options.
 
     Raises:
@@ -163,8 +163,8 @@ def _format_of(target: Path) -> str:
         return "store"
     if suffix == ".npy":
         return "scan"
-    if suffix == ".parquet":
-        return "parquet"
+    if suffix == SUFFIX:
+        return KIND
     kinds = (
         "butd, lxmert, oscar or vinvl"
         if suffix == ".tsv"
@@ -211,7 +211,7 @@ def _write(kind: str, path: Path, source: RegionSource, advance: Callable[[], No
             if kind == "store":
                 attributes = _provenance(source)
                 write_store(temporary, _blocks(source, advance), schema_of(source), attributes)
-            elif kind == "parquet":
+            elif kind == KIND:
                 write_table(temporary, source, advance)
             else:
                 write_tsv(temporary, source, tsv_layout(kind), advance)

@@ -25,9 +25,12 @@ COLOURS = (
 )
 
 Box = tuple[float, float, float, float]
+Colour = tuple[int, int, int]
 
 
-def draw_regions(image: np.ndarray, boxes: np.ndarray, labels: Sequence[str]) -> Image.Image:
+def draw_regions(
+    image: np.ndarray, boxes: np.ndarray, labels: Sequence[str], colours: Sequence[Colour] = COLOURS
+) -> Image.Image:
     """A copy of `image` with each box framed and labelled.
 
     The copy is enlarged or reduced to a longer side of 640 to 3072 pixels where the picture is smaller or
@@ -38,6 +41,7 @@ def draw_regions(image: np.ndarray, boxes: np.ndarray, labels: Sequence[str]) ->
         image: (height, width, 3) uint8, RGB.
         boxes: (K, 4) x1 y1 x2 y2 in pixels of `image`.
         labels: K lines of text; an empty one gets no plate.
+        colours: of the frames, which take them in turn.
 
     Raises:
         ValueError: shapes or types differ from these, or a box is not finite.
@@ -56,7 +60,7 @@ def draw_regions(image: np.ndarray, boxes: np.ndarray, labels: Sequence[str]) ->
     plates = [_plate_size(font, label, stroke) for label in labels]
     canvas = Image.new("RGB", _canvas_size(scaled, plates), BACKGROUND)
     canvas.paste(picture)
-    _draw(canvas, _cut(boxes, scaled, (width, height)), labels, plates, font, stroke)
+    _draw(canvas, _cut(boxes, scaled, (width, height)), labels, plates, font, stroke, colours)
     return canvas
 
 
@@ -101,17 +105,18 @@ def _draw(
     plates: list[tuple[int, int]],
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     stroke: int,
+    colours: Sequence[Colour],
 ) -> None:
     """Frames first, plates above all frames, so that no frame crosses a text."""
     pen = ImageDraw.Draw(canvas)
     order = range(len(boxes))
     for index in reversed(order):
-        pen.rectangle(boxes[index], outline=COLOURS[index % len(COLOURS)], width=stroke)
+        pen.rectangle(boxes[index], outline=colours[index % len(colours)], width=stroke)
     placed: list[Box] = []
     spots = [_place(canvas.size, boxes[index], plates[index], placed) for index in order]
     for index in reversed(order):
         if labels[index]:
-            colour = COLOURS[index % len(COLOURS)]
+            colour = colours[index % len(colours)]
             left, top, right, bottom = spots[index]
             pen.rectangle((left, top, right - 1, bottom - 1), fill=colour)
             pen.text((left + stroke, top + stroke), labels[index], fill=_ink(colour), font=font)
@@ -137,7 +142,7 @@ def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _ink(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+def _ink(colour: Colour) -> Colour:
     """Black on light plates, white on dark ones: by the luma of ITU-R BT.601."""
     red, green, blue = colour
     return BLACK if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else WHITE

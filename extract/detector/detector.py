@@ -50,6 +50,11 @@ class Detector:
         return int(self.model.roi_heads.dim)
 
     @property
+    def num_attributes(self) -> int:
+        """A; 0 for a network of data without attributes."""
+        return int(self.model.roi_heads.box_predictor.num_attributes)
+
+    @property
     def device(self) -> torch.device:
         """The device of the network."""
         return self.model.device

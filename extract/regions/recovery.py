@@ -89,5 +89,7 @@ def match_rows(features: torch.Tensor, proposed: torch.Tensor) -> tuple[np.ndarr
 
 
 def _best(kind: str, probabilities: torch.Tensor) -> dict[str, np.ndarray]:
+    if not probabilities.shape[1]:  # of a network without attributes
+        return {}
     scores, ids = probabilities.max(dim=1)
     return {f"{kind}_ids": ids.int().cpu().numpy(), f"{kind}_scores": scores.float().cpu().numpy()}

@@ -279,20 +279,16 @@ class BatchRunner:
         scores, ids = np.empty(0, np.float32), np.empty(0, np.int32)
         dim = 0 if self.dtype is None else self.detector.dim
         confidence = {"box_confidence": scores} if isinstance(self.selection, Recovery) else {}
-        columns = {
+        columns: dict[str, np.ndarray] = {
             "features": np.empty((0, dim), self.dtype or Dtype.FLOAT32),
             "boxes": np.empty((0, 4), np.float32),
         }
         if isinstance(self.selection, Grid):
             return columns
-        return {
-            **columns,
-            "class_ids": ids,
-            "class_scores": scores,
-            "attribute_ids": ids,
-            "attribute_scores": scores,
-            **confidence,
-        }
+        kinds = ("class", "attribute") if self.detector.num_attributes else ("class",)
+        for kind in kinds:
+            columns = {**columns, f"{kind}_ids": ids, f"{kind}_scores": scores}
+        return {**columns, **confidence}
 
 
 def _noting(order: Iterable[int], requested: deque[int]) -> Iterator[int]:

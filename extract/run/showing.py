@@ -29,17 +29,21 @@ def show_image(
     [proposals] = detector([pixels], [geometry])
     columns = select_regions(proposals, selection)
     regions = [_region(columns, row, labels) for row in range(len(columns["boxes"]))]
-    lines = [f"{region['attribute']} {region['class']} {region['class_score']:.2f}" for region in regions]
+    lines = [f"{name_of(region)} {region['class_score']:.2f}" for region in regions]
     drawing = draw_regions(image, columns["boxes"], lines)
     return drawing, regions
 
 
 def _region(columns: dict[str, np.ndarray], row: int, labels: Labels) -> dict[str, object]:
-    label, attribute = int(columns["class_ids"][row]), int(columns["attribute_ids"][row])
-    return {
-        "box": [round(float(edge), 1) for edge in columns["boxes"][row]],
-        "class": labels.classes[label] if labels.classes else f"class {label}",
-        "class_score": round(float(columns["class_scores"][row]), 4),
-        "attribute": labels.attributes[attribute] if labels.attributes else f"attribute {attribute}",
-        "attribute_score": round(float(columns["attribute_scores"][row]), 4),
-    }
+    region: dict[str, object] = {"box": [round(float(edge), 1) for edge in columns["boxes"][row]]}
+    for kind, names in (("class", labels.classes), ("attribute", labels.attributes)):
+        if f"{kind}_ids" in columns:  # a network may have no attributes
+            number = int(columns[f"{kind}_ids"][row])
+            region[kind] = names[number] if names else f"{kind} {number}"
+            region[f"{kind}_score"] = round(float(columns[f"{kind}_scores"][row]), 4)
+    return region
+
+
+def name_of(region: dict[str, object]) -> str:
+    """The attribute, where there is one, and the class of a region of `show_image`."""
+    return " ".join(str(region[kind]) for kind in ("attribute", "class") if kind in region)

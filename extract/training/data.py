@@ -14,8 +14,12 @@ from detectron2.data.transforms import Transform
 from detectron2.structures import BoxMode
 
 from data_tools.detection.annotations import AnnotatedImage, read_annotations
+from data_tools.detection.labels import Labels
 from data_tools.errors import InputError, one_line
 from data_tools.layout import images_folder
+from extract.config import labels_of
+
+VALIDATION = ("val", "dev")  # names of the split that training measures
 
 
 @dataclass(frozen=True)
@@ -25,15 +29,24 @@ class DetectionSplit:
     Attributes:
         classes, attributes: their names; `category_id` and `attribute_ids` count from 0 in them.
         records: Detectron2's dataset dicts, each annotation with `attribute_ids`.
+        notes: what of a file in COCO's form was left out.
     """
 
     classes: list[str]
     attributes: list[str]
     records: list[dict[str, Any]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> Labels:
+        """The names of the classes and attributes."""
+        return Labels(self.classes, self.attributes)
 
 
 def load_detection_split(data: Path, name: str) -> DetectionSplit:
     """Read `DATA/annotations/{name}.json` and find the files of its images in the dataset's images folder.
+
+    A `file_name` counts from the images folder, or from its subfolder NAME where the file is there.
 
     Raises:
         InputError: the annotation file is missing or malformed (see `read_annotations`), or the file of an image
@@ -41,19 +54,29 @@ def load_detection_split(data: Path, name: str) -> DetectionSplit:
     """
     path = data / "annotations" / f"{name}.json"
     annotations, folder = read_annotations(path), images_folder(data)
+    records = []
     for image in annotations.images:
-        if not (folder / image.file_name).is_file():
+        places = [place / image.file_name for place in (folder, folder / name)]
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
             raise InputError(
                 f"{path}: image {image.image_id}: file_name {image.file_name}: no such file in {folder}"
             )
-    records = [_dataset_dict(image, folder) for image in annotations.images]
-    return DetectionSplit(annotations.classes, annotations.attributes, records)
+        records.append(_dataset_dict(image, found))
+    return DetectionSplit(annotations.classes, annotations.attributes, records, annotations.notes)
 
 
-def _dataset_dict(image: AnnotatedImage, folder: Path) -> dict[str, Any]:
+def load_validation_split(data: Path) -> DetectionSplit | None:
+    """The first of the splits `VALIDATION` that a data folder has; None if it has none. Errors as above."""
+    found = (name for name in VALIDATION if (data / "annotations" / f"{name}.json").is_file())
+    name = next(found, None)
+    return None if name is None else load_detection_split(data, name)
+
+
+def _dataset_dict(image: AnnotatedImage, file: Path) -> dict[str, Any]:
     """An image in Detectron2's form, with `attribute_ids` beside `category_id`."""
     return {
-        "file_name": str(folder / image.file_name),
+        "file_name": str(file),
         "image_id": image.image_id,
         "height": image.height,
         "width": image.width,
@@ -67,6 +90,19 @@ def _dataset_dict(image: AnnotatedImage, folder: Path) -> dict[str, Any]:
             for item in image.annotations
         ],
     }
+
+
+def check_names(cfg: CfgNode, split: DetectionSplit) -> None:
+    """Raise `InputError` where the configuration names other classes or attributes than the data has."""
+    check_labels(cfg, split)
+    known = labels_of(cfg)
+    for key in ("classes", "attributes") if known.classes else ():
+        for number, (name, found) in enumerate(zip(getattr(known, key), getattr(split, key), strict=True)):
+            if name != found:
+                raise InputError(
+                    f"the data set's {key} are not the configuration's: number {number} is {found!r}, and "
+                    f"{name!r} in {cfg.MODEL.LABELS}"
+                )
 
 
 def check_labels(cfg: CfgNode, split: DetectionSplit) -> None:

@@ -30,17 +30,18 @@ class DetectorScores:
         weighted_ap50: the same, each class weighted by its number of objects.
         attribute_ap, weighted_attribute_ap: average precision of the attributes of the annotated boxes, mean over
             all attributes and weighted by the number of objects that have each.
+            None where the data has no attributes.
         attribute_accuracy: share of the annotated objects' attributes that are predicted: for an object with n
-            attributes, the n most probable ones in its annotated box.
+            attributes, the n most probable ones in its annotated box; None as above.
         absent_classes, absent_attributes: how many of them have no annotated object.
         ap50_by_class, attribute_ap_by_name: of each class and attribute.
     """
 
     ap50: float
     weighted_ap50: float
-    attribute_ap: float
-    weighted_attribute_ap: float
-    attribute_accuracy: float
+    attribute_ap: float | None
+    weighted_attribute_ap: float | None
+    attribute_accuracy: float | None
     absent_classes: int
     absent_attributes: int
     ap50_by_class: dict[str, float]
@@ -54,10 +55,11 @@ class DetectorScores:
         """Lines for the console; precisions by class only where there are at most 20."""
         lines = [f"box AP50            {self.ap50:.3f}", f"weighted box AP50   {self.weighted_ap50:.3f}"]
         lines += _precision_lines(self.ap50_by_class, self.absent_classes, "classes")
-        lines.append(f"attribute AP        {self.attribute_ap:.3f}")
-        lines.append(f"weighted attr. AP   {self.weighted_attribute_ap:.3f}")
-        lines += _precision_lines(self.attribute_ap_by_name, self.absent_attributes, "attributes")
-        lines.append(f"attribute accuracy  {self.attribute_accuracy:.3f}")
+        if self.attribute_ap_by_name:
+            lines.append(f"attribute AP        {self.attribute_ap:.3f}")
+            lines.append(f"weighted attr. AP   {self.weighted_attribute_ap:.3f}")
+            lines += _precision_lines(self.attribute_ap_by_name, self.absent_attributes, "attributes")
+            lines.append(f"attribute accuracy  {self.attribute_accuracy:.3f}")
         return "\n".join(f"  {line}" for line in lines)
 
 
@@ -119,7 +121,7 @@ def _predict(detector: Detector, image: np.ndarray, objects: np.ndarray) -> tupl
     resized, geometry = detector.resizing(image)
     found = detector.detect(resized, geometry)
     if not len(objects):
-        return found, np.zeros((0, detector.model.roi_heads.box_predictor.num_attributes), np.float32)
+        return found, np.zeros((0, detector.num_attributes), np.float32)
     [found_in_boxes] = detector.predict_boxes([resized], [geometry], [torch.from_numpy(objects)])
     return found, found_in_boxes.attribute_probabilities.cpu().numpy()
 
@@ -158,9 +160,9 @@ def score(split: DetectionSplit, results: list[ImageResult]) -> DetectorScores:
     return DetectorScores(
         ap50=float(precisions.mean()),
         weighted_ap50=weighted_mean(precisions, counts),
-        attribute_ap=float(of_attributes.mean()),
-        weighted_attribute_ap=weighted_mean(of_attributes, attribute_counts),
-        attribute_accuracy=attribute_accuracy(attribute_scores, attributes),
+        attribute_ap=float(of_attributes.mean()) if split.attributes else None,
+        weighted_attribute_ap=weighted_mean(of_attributes, attribute_counts) if split.attributes else None,
+        attribute_accuracy=attribute_accuracy(attribute_scores, attributes) if split.attributes else None,
         absent_classes=int((counts == 0).sum()),
         absent_attributes=int((attribute_counts == 0).sum()),
         ap50_by_class=dict(zip(split.classes, precisions.tolist(), strict=True)),

@@ -29,21 +29,37 @@ from data_tools.console import Progress
 from data_tools.errors import InputError, UsageError, one_line
 from data_tools.files import claimed, is_full, read_text, replace_file
 from data_tools.workers import fitting_workers
-from extract.config import as_yaml, check_detects, has_inclusive_boxes, with_values
+from extract.build import as_detector
+from extract.config import LABELS_FILE, as_yaml, check_detects, has_inclusive_boxes, with_values
+from extract.detector.detector import Detector
 from extract.training.checkpoints import LAST, last_checkpoint, resume_from
-from extract.training.data import AttributeMapper, DetectionSplit, check_labels, load_detection_split
+from extract.training.curves import draw_curves
+from extract.training.data import (
+    VALIDATION,
+    AttributeMapper,
+    DetectionSplit,
+    check_labels,
+    load_detection_split,
+    load_validation_split,
+)
+from extract.training.evaluation import evaluate_detector
+from extract.training.page import PAGE, write_page
 from extract.weights.initial import place_initial_weights
 
 FINAL_WEIGHTS = "model_final.pth"
 INITIAL_WEIGHTS = "initial_weights.json"
+MEASURED = ("ap50", "weighted_ap50", "attribute_ap")  # of validation images, in the metrics
 _RESUME = "fix: free space and continue with --resume"
 
 
 class DetectorTrainer(DefaultTrainer):
     """Detectron2's trainer on a list of dataset dicts with attributes."""
 
-    def __init__(self, cfg: CfgNode, records: list[dict[str, Any]]) -> None:
+    def __init__(
+        self, cfg: CfgNode, records: list[dict[str, Any]], validation: DetectionSplit | None = None
+    ) -> None:
         self._records = records  # the constructor of the base class builds the loader
+        self._validation = validation
         super().__init__(cfg)
         self._records = []  # the loader has a packed copy
 
@@ -80,10 +96,50 @@ class DetectorTrainer(DefaultTrainer):
         adam = torch.optim.AdamW(groups, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
         return maybe_add_gradient_clipping(cfg, adam)
 
+    def build_hooks(self) -> list[HookBase | None]:
+        """Detectron2's, and `EvaluationHook` before the last one, which writes the metrics of an iteration."""
+        *earlier, last = super().build_hooks()
+        return [*earlier, EvaluationHook(self.cfg, self._validation), last]
+
     def build_writers(self) -> list[EventWriter]:
         """Metrics as JSON lines and for TensorBoard; the console has a progress bar."""
         folder = Path(self.cfg.OUTPUT_DIR)
         return [JSONWriter(str(folder / "metrics.json")), TensorboardXWriter(str(folder))]
+
+
+class EvaluationHook(HookBase):
+    """Measures the network on validation images every `TEST.EVAL_PERIOD` iterations; draws curves and page.
+
+    The network's state is as before afterwards, so that a run that is measured trains like one that is not.
+    """
+
+    def __init__(self, cfg: CfgNode, validation: DetectionSplit | None) -> None:
+        self._cfg, self._validation = cfg, validation
+
+    def after_step(self) -> None:
+        """Measure, where it is time, and put the scores into the metrics of this iteration."""
+        period, done = self._cfg.TEST.EVAL_PERIOD, self.trainer.iter + 1
+        if self._validation is not None and period > 0 and (done % period == 0 or done == self.trainer.max_iter):
+            if comm.is_main_process():
+                scores = evaluate_detector(self._detector(), self._validation)
+                self.trainer.model.train()
+                measured = {name: getattr(scores, name) for name in MEASURED}
+                known = {name: value for name, value in measured.items() if value is not None}
+                self.trainer.storage.put_scalars(smoothing_hint=False, **known)
+            comm.synchronize()
+
+    def after_train(self) -> None:
+        """Draw the curves, and the detections in a few validation images, unless training was interrupted."""
+        if self.trainer.iter + 1 < self.trainer.max_iter or not comm.is_main_process():
+            return
+        out = Path(self._cfg.OUTPUT_DIR)
+        draw_curves(out)
+        if self._validation is not None:
+            write_page(out / PAGE, self._detector(), self._validation)
+
+    def _detector(self) -> Detector:
+        model = self.trainer.model
+        return as_detector(self._cfg, model.module if isinstance(model, DistributedDataParallel) else model)
 
 
 class ProgressHook(HookBase):
@@ -106,7 +162,12 @@ class ProgressHook(HookBase):
 
 
 def train_detector(
-    cfg: CfgNode, split: DetectionSplit, out: Path, resume: bool = False, weights: Path | None = None
+    cfg: CfgNode,
+    split: DetectionSplit,
+    out: Path,
+    resume: bool = False,
+    weights: Path | None = None,
+    validation: DetectionSplit | None = None,
 ) -> Path:
     """Train a detector; returns the file of its final weights.
 
@@ -116,6 +177,8 @@ def train_detector(
         out: the run folder: configuration, checkpoints, metrics, log.
         resume: continue from the last checkpoint in the run folder.
         weights: the file that a new run starts from; see `extract/weights/initial.py`.
+        validation: the images that are measured every `TEST.EVAL_PERIOD` iterations, and of which some are shown
+            with their detections in `OUT/detections.html`.
 
     Raises:
         UsageError: the folder holds a run and `resume` is not given, or the reverse; or the configuration has
@@ -129,6 +192,15 @@ def train_detector(
             "Detectron2's (vg_r101)"
         )
     check_labels(cfg, split)
+    if validation is None and cfg.TEST.EVAL_PERIOD > 0:
+        raise UsageError(
+            f"TEST.EVAL_PERIOD is {cfg.TEST.EVAL_PERIOD} and there are no validation images; fix: add "
+            f"annotations/{VALIDATION[0]}.json to the data set"
+        )
+    if validation is not None and (validation.classes, validation.attributes) != (split.classes, split.attributes):
+        raise InputError(
+            "the classes and attributes of the validation images are not those of the training images"
+        )
     started = (out / LAST).is_file()
     if started and not resume:
         raise UsageError(f"{out}: holds a run; fix: continue it with --resume, or give another --out")
@@ -140,17 +212,27 @@ def train_detector(
         _check_same_config(out / "config.yaml", cfg)
     comm.synchronize()  # no process writes before all have checked the folder
     with claimed(out, out / ".lock") if comm.is_main_process() else nullcontext():
-        return _train(cfg, split, out, checkpoint, weights)
+        return _train(cfg, split, out, checkpoint, weights, validation)
 
 
-def _train(cfg: CfgNode, split: DetectionSplit, out: Path, checkpoint: Path | None, weights: Path | None) -> Path:
+def _train(
+    cfg: CfgNode,
+    split: DetectionSplit,
+    out: Path,
+    checkpoint: Path | None,
+    weights: Path | None,
+    validation: DetectionSplit | None,
+) -> Path:
     """Train in a folder that this process has claimed; see `train_detector`."""
     out.mkdir(parents=True, exist_ok=True)
     _log_to_file(out)
     if comm.is_main_process():
         replace_file(out / "config.yaml", as_yaml(cfg).encode())
+        if cfg.MODEL.LABELS == LABELS_FILE:
+            names = {"classes": split.classes, "attributes": split.attributes}
+            replace_file(out / LABELS_FILE, f"{json.dumps(names)}\n".encode())
     seed_all_rng(max(cfg.SEED, 0) + comm.get_rank())
-    trainer = DetectorTrainer(cfg, split.records)
+    trainer = DetectorTrainer(cfg, split.records, validation)
     if weights is not None and checkpoint is None:
         _start_from(weights, trainer.model, out)
     if comm.is_main_process():
@@ -207,7 +289,8 @@ def _train_in_process(
 ) -> None:
     """Train in one of several processes; an error for the user is sent to the command as its type and message."""
     try:
-        train_detector(cfg, load_detection_split(data, "train"), out, resume, weights)
+        split, validation = load_detection_split(data, "train"), load_validation_split(data)
+        train_detector(cfg, split, out, resume, weights, validation)
     except (InputError, UsageError) as error:
         errors.put((type(error), str(error)))
         raise SystemExit(1) from None

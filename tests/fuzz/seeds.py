@@ -18,6 +18,7 @@ from data_tools.store.joining import join_stores
 from data_tools.store.parts import Parts
 from data_tools.store.schema import REGION_COLUMNS, Block, StoreSchema
 from data_tools.store.writing import write_store
+from examples.coco_scenes import write_coco
 
 DIM, REGIONS = 8, 3
 MADE = {"config": "MODEL: small", "weights_sha256": "none", "selection": "random", "feature_dtype": "float32"}
@@ -249,6 +250,19 @@ def annotations(folder: Path) -> None:
     _remove(folder / "data")
     (folder / "annotations").mkdir()
     (folder / "train.json").rename(folder / "annotations" / "train.json")
+
+
+def coco_annotations(folder: Path) -> None:
+    """An annotation file in COCO's form, with attributes, and its images."""
+    annotations(folder)
+    (folder / "scenes").mkdir()
+    for name in ("annotations", "images"):
+        (folder / name).rename(folder / "scenes" / name)
+    write_coco(folder / "scenes", folder / "own")
+    for name in ("annotations", "images"):
+        (folder / "own" / name).rename(folder / name)
+    _remove(folder / "own")
+    _remove(folder / "scenes")
 
 
 def weights(folder: Path) -> None:

@@ -272,6 +272,7 @@ TARGETS = (
         ),
     ),
     Target("annotations", seeds.annotations, _annotations, 0.7),
+    Target("coco-annotations", seeds.coco_annotations, _annotations, 0.7),
     Target(
         "weights",
         seeds.weights,

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ from detectron2.structures import BoxMode
 
 from data_tools.errors import InputError
 from extract.config import load_config
-from extract.training.data import AttributeMapper, check_labels, load_detection_split
+from extract.training.data import AttributeMapper, check_labels, check_names, load_detection_split
 
 
 def test_scenes_become_dataset_dicts(scenes):
@@ -66,6 +68,23 @@ def annotation(document):
 def test_malformed_annotations_are_refused(scenes, tmp_path, change, message):
     with pytest.raises(InputError, match=message):
         load_detection_split(broken(scenes, tmp_path, change), "test")
+
+
+def test_the_names_must_be_the_configurations(scenes, scenes_config):
+    split = load_detection_split(scenes, "test")
+    check_names(scenes_config, split)
+    renamed = dataclasses.replace(split, attributes=[*split.attributes[:-1], "spotted"])
+    with pytest.raises(InputError, match="attributes are not the configuration's: number 12 is 'spotted'"):
+        check_names(scenes_config, renamed)
+
+
+def test_a_file_may_lie_in_the_folder_of_its_split(scenes, tmp_path):
+    shutil.copytree(scenes / "annotations", tmp_path / "annotations")
+    shutil.copytree(scenes / "images", tmp_path / "images" / "test")
+    [record, *_] = load_detection_split(tmp_path, "test").records
+    assert record["file_name"].startswith(str(tmp_path / "images" / "test"))
+    with pytest.raises(InputError, match="no such file in"):
+        load_detection_split(tmp_path, "train")
 
 
 def test_the_configuration_must_have_the_datas_classes(scenes, scenes_config):

@@ -1,6 +1,8 @@
+import json
 import shutil
 
 import pytest
+import torch
 
 from data_tools.errors import InputError, UsageError
 from extract.command_line import require_gpus
@@ -48,6 +50,24 @@ def test_an_unreadable_image_in_a_loaders_worker_is_one_line(scenes, scenes_conf
         train_detector(cfg, load_detection_split(tmp_path / "data", "train"), tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert "Traceback" not in str(caught.value)
+
+
+def test_measuring_does_not_change_training(scenes, scenes_config, tmp_path):
+    split, validation = (load_detection_split(scenes, name) for name in ("train", "dev"))
+    states = []
+    for name, period, measured in (("plain", 0, None), ("measured", 1, validation)):
+        cfg = changed(scenes_config, MAX_ITER=2, WARMUP_ITERS=1)
+        cfg.TEST.EVAL_PERIOD = period
+        cfg.freeze()
+        weights = train_detector(cfg, split, tmp_path / name, validation=measured)
+        states.append(torch.load(weights, weights_only=True)["model"])
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    lines = [json.loads(line) for line in (tmp_path / "measured" / "metrics.json").read_text().splitlines()]
+    assert {"ap50", "weighted_ap50", "attribute_ap"} <= lines[-1].keys()
+    assert not (tmp_path / "plain" / "detections.html").exists()
+    with pytest.raises(UsageError, match="EVAL_PERIOD is 1 and there are no validation images"):
+        train_detector(cfg, split, tmp_path / "new")
 
 
 @pytest.mark.gpu
