@@ -29,7 +29,12 @@ NARROW = {
     "MODEL.RESNETS.WIDTH_PER_GROUP": 8,
 }
 GROUPS = {"MODEL.RESNETS.NUM_GROUPS": 4, "MODEL.RESNETS.WIDTH_PER_GROUP": 4}
-CONFIGS = {"butd_r101_caffe": NARROW, "vg_r101": NARROW, "vinvl_x152": NARROW | GROUPS}  # dilated, strided, groups
+CONFIGS = {  # dilated, strided, groups, norms before the convolutions
+    "butd_r101_caffe": NARROW,
+    "vg_r101": NARROW,
+    "vinvl_x152": NARROW | GROUPS,
+    "butd_r152_caffe": NARROW,
+}
 
 
 def narrow(name):
@@ -53,7 +58,7 @@ def randomise(module, seed):
         norm.bias.data.copy_(torch.randn(norm.num_features, generator=rng) * 0.3)
 
     norms = {name: part for name, part in module.named_modules() if isinstance(part, FrozenBatchNorm2d)}
-    scales = {norm: 0.3 if "conv3" in name else 1.0 for name, norm in norms.items()}
+    scales = {norm: 0.3 if name.endswith(("conv3.norm", "norm3")) else 1.0 for name, norm in norms.items()}
     return [norm.register_forward_pre_hook(draw) for norm in scales]
 
 
