@@ -80,7 +80,7 @@ def main() -> None:
             f"the same regions {found['same_regions']:.1%}",
             flush=True,
         )
-    about = {"config": arguments.config, "weights": "random" if weights is None else weights.name}
+    about = {"config": Path(arguments.config).name, "weights": "random" if weights is None else weights.name}
     record("precision", {**about, "images": len(files), "regions": arguments.regions, **rows})
 
 
