@@ -62,6 +62,7 @@ def draw_curves(folder: Path) -> Path:
                 axes.plot(steps, values, style, marker=marker, linewidth=1.2, label=name)
         label_axes(axes, title, "iteration", unit)
         axes.set_ylim(0, 1.02 if names is PRECISIONS else None)
-        axes.legend(fontsize=8)
+        if axes.lines:
+            axes.legend(fontsize=8)
     save_figure(figure, folder / FILE)
     return folder / FILE

@@ -38,6 +38,17 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return found
 
 
+def is_gone(group: int) -> bool:
+    """Whether a group of processes has ended, of which killed ones may stay until something waits for them."""
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
 def test_a_step_that_fails_or_takes_too_long_does_not_stop_the_others(
     tmp_path: Path, written: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,9 +71,7 @@ def test_a_step_that_fails_or_takes_too_long_does_not_stop_the_others(
     assert written == [expected[:count] for count in (1, 2, 3, 4)]
     assert "absent" in rows[0]["output"][-1]
     assert 1 < rows[1]["seconds"] < 10
-    for group in groups:
-        with pytest.raises(ProcessLookupError):
-            os.killpg(group, 0)
+    assert not [group for group in groups if not is_gone(group)]
 
 
 def test_the_clock_ends_all(tmp_path: Path, written: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,9 +173,9 @@ def scanning(gpu: PretendedGPU) -> Callable[[], Any]:
 
 STAGES = [
     Stage("encoding 256 images and 1,280 captions", encoding, Counts(1, 350, 25, 1500)),
-    Stage("scores and ranks, 5,000 images, 25,000 captions", ranking, Counts(1, 2300, 30, 42000)),
-    Stage("ranks within CxC, 1,000 images", comparing, Counts(1, 160, 0.4, 950)),
-    Stage("scan of 2,000 images for one sentence", scanning, Counts(1, 170, 148, 300)),
+    Stage("scores and ranks, 5,000 images, 25,000 captions", ranking, Counts(1, 2450, 45, 46000)),
+    Stage("ranks within CxC, 1,000 images", comparing, Counts(1, 170, 1.7, 1300)),
+    Stage("scan of 2,000 images for one sentence", scanning, Counts(1, 210, 149, 650)),
 ]
 
 

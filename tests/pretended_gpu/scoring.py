@@ -139,14 +139,14 @@ def scoring_stage(coding: str, pairs: int, gradient: bool, budget: Counts) -> St
 
 
 STAGES = [
-    scoring_stage("vha", 384, False, Counts(0, 42, 0.15, 130)),
-    scoring_stage("tha", 384, False, Counts(0, 42, 0.15, 145)),
+    scoring_stage("vha", 384, False, Counts(0, 44, 0.25, 150)),
+    scoring_stage("tha", 384, False, Counts(0, 44, 0.2, 155)),
     scoring_stage("vsa", 128, False, Counts(0, 340, 0.05, 230)),
     scoring_stage("t2i", 128, False, Counts(0, 350, 0.05, 350)),
     scoring_stage("i2t", 128, False, Counts(0, 390, 0.05, 360)),
     scoring_stage(GLOBAL, 128, False, Counts(0, 10, 0, 1)),
-    scoring_stage("vha", 384, True, Counts(1, 150, 0.15, 800)),
-    scoring_stage("tha", 384, True, Counts(1, 150, 0.15, 1300)),
+    scoring_stage("vha", 384, True, Counts(1, 150, 0.25, 850)),
+    scoring_stage("tha", 384, True, Counts(1, 150, 0.2, 1300)),
     scoring_stage("vsa", 128, True, Counts(0, 1500, 0.05, 2100)),
     scoring_stage(GLOBAL, 128, True, Counts(0, 22, 0, 4)),
 ]
