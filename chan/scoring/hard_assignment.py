@@ -11,10 +11,8 @@ of equal length, each of which costs a few operations. The results are the same 
 Shapes: Q queries in all, N sequences of keys, M keys in all, D joint dimension.
 """
 
-import warnings
 from collections.abc import Iterator
 from functools import cache
-from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
@@ -23,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from chan.packing import EqualLengthRun, Packed, bounded_slices, equal_length_runs
-from data_tools.devices import to_device
+from data_tools.devices import runs_triton, to_device
 
 PANEL_SIMILARITIES = 1 << 22  # keys x queries: 16 MiB, enough rows for an efficient matrix product
 PANEL_QUERIES = 1 << 10  # at most: 4 MiB at D 1024, which stay in the cache while all keys pass by
@@ -72,18 +70,13 @@ def has_kernel(rows: Tensor, precision: torch.dtype | None = None) -> bool:
 
 @cache
 def _triton_runs(device: torch.device) -> bool:
-    """Whether the kernel compiles and runs, tried once per device: Triton needs a C compiler for that."""
-    if torch.version.cuda is None or find_spec("triton") is None:
-        return False
-    if torch.cuda.get_device_capability(device) < (8, 0):  # bfloat16 and asynchronous copies
-        return False
-    key = Packed(torch.zeros(1, 16, device=device), torch.tensor([0, 1]))
-    try:
+    """Whether the kernel compiles and runs, tried once per device."""
+
+    def trial() -> None:
+        key = Packed(torch.zeros(1, 16, device=device), torch.tensor([0, 1]))
         _by_kernel(key.rows, key, None)
-    except Exception as error:
-        warnings.warn(f"hard assignment runs without its GPU kernel and is slower: {error}", stacklevel=2)
-        return False
-    return True
+
+    return runs_triton(device, trial, "hard assignment")
 
 
 def _by_kernel(

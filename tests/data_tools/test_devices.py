@@ -1,8 +1,10 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from data_tools import devices
-from data_tools.devices import resolve_device
+from data_tools.devices import resolve_device, runs_triton
 
 
 @pytest.fixture
@@ -52,3 +54,31 @@ def test_a_gpu_that_can_be_used_is_taken(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_device("auto").type == "cuda"
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("device", "cuda", "capability", "error", "runs"),
+    [
+        ("cuda", "13.0", (9, 0), None, True),
+        ("cuda", "13.0", (7, 0), None, False),
+        ("cuda", None, (9, 0), None, False),
+        ("cpu", "13.0", (9, 0), None, False),
+        ("cuda", "13.0", (9, 0), RuntimeError("Failed to find C compiler"), False),
+    ],
+)
+def test_where_a_kernel_runs(device, cuda, capability, error, runs, monkeypatch):
+    """Where it cannot be started there is one warning; where it could not run it is not tried."""
+    pytest.importorskip("triton")
+    tried = []
+
+    def trial():
+        tried.append(True)
+        if error:
+            raise error
+
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    warning = "scoring runs without its GPU kernel and is slower: Failed to find C"
+    with pytest.warns(match=warning) if error else nullcontext():
+        assert runs_triton(torch.device(device), trial, "scoring") == runs
+    assert bool(tried) == (runs or error is not None)

@@ -8,13 +8,11 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from chan.packing import Packed, pack
 from chan.scoring import hard_assignment
@@ -25,7 +23,6 @@ HERE = Path(__file__).parent
 triton = pytest.importorskip("triton")
 from benchmarks import kernel_code  # noqa: E402
 from benchmarks.kernel_code import ARCHITECTURES, compiled, launched  # noqa: E402
-from chan.scoring import hard_assignment_triton  # noqa: E402
 from chan.scoring.hard_assignment_triton import (  # noqa: E402
     MIDDLE,
     MIDDLE_SINGLE,
@@ -57,41 +54,6 @@ def test_imported_only_where_it_runs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=HERE.parents[2], capture_output=True, text=True)
     assert done.stdout.strip() == "torch.Size([2, 2])", done.stderr
-
-
-@pytest.mark.parametrize(
-    ("cuda", "capability", "error", "runs"),
-    [
-        ("13.0", (9, 0), None, True),
-        ("13.0", (7, 0), None, False),
-        (None, (9, 0), None, False),
-        ("13.0", (9, 0), RuntimeError("Failed to find C compiler"), False),
-    ],
-)
-def test_where_the_kernel_runs(
-    cuda: str | None,
-    capability: tuple[int, int],
-    error: Exception | None,
-    runs: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Where it cannot be started scores are computed all the same, after one warning."""
-
-    def started(queries: Tensor, keys: Packed, winner: Tensor | None) -> Tensor:
-        if error:
-            raise error
-        return queries @ keys.rows.T
-
-    monkeypatch.setattr(torch.version, "cuda", cuda)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(hard_assignment_triton, "best_products", started)
-    expected = (
-        pytest.warns(match="runs without its GPU kernel and is slower: Failed to find C")
-        if error
-        else nullcontext()
-    )
-    with expected:
-        assert hard_assignment._triton_runs.__wrapped__(torch.device("cpu")) == runs
 
 
 TENSOR_CORES = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}  # their instruction
