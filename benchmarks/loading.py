@@ -15,7 +15,6 @@ import os
 import statistics
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -145,7 +144,7 @@ def measure(sources: Sources, workers: list[int], count: int, repeats: int) -> l
 def main() -> None:
     """Measure, print a table and write the results."""
     cores = os.cpu_count() or 1
-    doubling = itertools.takewhile(lambda n: n <= 2 * cores, (2**power for power in itertools.count()))
+    doubling = itertools.takewhile(lambda n: n <= cores, (2**power for power in itertools.count()))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder of photographs; by default some are made")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, *doubling])
@@ -153,7 +152,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, help="another results file than this machine's")
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", message="This DataLoader will create")  # more than cores, on purpose
 
     with tempfile.TemporaryDirectory() as made:
         if arguments.images is None:
