@@ -1,4 +1,4 @@
-"""What mkdocs adds to the pages of docs/: files of the repository, the commands, the shipped configurations.
+"""What mkdocs adds to the pages of docs/: files of the repository, the commands, configurations and the notebook.
 
 A link of such a file to another file of the repository becomes a link to that file's page. A link that leads to no
 page is not changed, and `mkdocs build --strict` reports it.
@@ -6,13 +6,16 @@ page is not changed, and `mkdocs build --strict` reports it.
 
 import importlib
 import inspect
+import json
 import posixpath
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from command_pages import APPS, command_page
-from mkdocs.structure.files import File, Files
+
+if TYPE_CHECKING:
+    from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {  # files of the repository that are pages as they are
@@ -29,17 +32,21 @@ TARGETS = {  # what else such a file may link to, and the page about it
     "CITATION.cff": "licence.md",
     "LICENSE": "licence.md",
     "NOTICE": "licence.md",
+    "examples/own_photos.ipynb": "own_photos.md",
 }
 PUBLIC_NAMES = re.compile(r"<!-- public names of (\w+) -->")
 LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
-def on_files(files: Files, config: Any) -> Files:
+def on_files(files: "Files", config: Any) -> "Files":
     """Add the generated pages."""
+    from mkdocs.structure.files import File  # the other functions here need no mkdocs
+
     pages = {page: with_page_links(file, (ROOT / file).read_text()) for file, page in PAGES.items()}
     pages |= {f"commands/{name}.md": command_page(name) for name in APPS}
     pages["configurations.md"] = configuration_page()
     pages["licence.md"] = licence_page()
+    pages["own_photos.md"] = notebook_page(ROOT / "examples" / "own_photos.ipynb")
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files
@@ -80,6 +87,16 @@ def configuration_page() -> str:
         for path in sorted((ROOT / "configs" / package).glob("*.yaml")):
             lines += [f"### {path.stem}", "", "```yaml", path.read_text().rstrip(), "```", ""]
     return "\n".join(lines)
+
+
+def notebook_page(path: Path) -> str:
+    """A notebook's text and code; what the code prints is not in the file."""
+    cells = json.loads(path.read_text())["cells"]
+    blocks = []
+    for cell in cells:
+        text = "".join(cell["source"])
+        blocks.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+    return "\n\n".join(blocks) + "\n"
 
 
 def licence_page() -> str:

@@ -107,8 +107,8 @@ class Extractor:
                 `random`; None takes those of the configuration or of the run folder.
             num_boxes: of each picture: a number, or the smallest and the largest; None takes the configuration's.
             selection: `caffe` or `detectron2`, the published rule that selects regions.
-            threshold, nms: confidence from which a proposal is kept, and IoU at which a box is suppressed; None
-                takes the rule's.
+            threshold: confidence from which a proposal is kept; None takes the rule's.
+            nms: IoU at which a box is suppressed; None takes the rule's.
             grid: cells along each side of a picture, which are then its regions, row by row.
             precision: `fp32`, `tf32`, `bf16` or `fp16`.
             device: auto, cpu, cuda or cuda:N.

@@ -1,6 +1,7 @@
 """The documents: links between files, and the pages that the site's hooks make."""
 
 import importlib
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -20,6 +21,16 @@ def command_pages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "hooks"))
     monkeypatch.delitem(sys.modules, "command_pages", raising=False)
     return importlib.import_module("command_pages")
+
+
+@pytest.fixture
+def site(command_pages: ModuleType) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("site_hooks", ROOT / "docs" / "hooks" / "site.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def without_code(text: str) -> str:
@@ -70,3 +81,28 @@ def test_lists_and_examples_of_docstrings_become_blocks(monkeypatch: pytest.Monk
         "Kinds:\n\n- `ab`: one more of it\n- `c d`: two\n\n```pycon\n>>> f(1)\n2\n```\n\nArgs:\n    x: a number."
     )
     assert obj.docstring.value == expected
+
+
+def test_what_the_repository_s_pages_link_to_is_on_the_site(site: ModuleType) -> None:
+    made = {*site.PAGES.values(), *site.TARGETS.values()}
+    pages = {file: site.with_page_links(file, without_code((ROOT / file).read_text())) for file in site.PAGES}
+    links = {(file, target) for file, text in pages.items() for target, _ in LINK.findall(text) if target}
+    assert len(links) > 20
+    assert not {link for link in links if link[1] not in made and not (ROOT / "docs" / link[1]).is_file()}
+
+
+@pytest.mark.parametrize("package", ["data_tools", "extract", "chan"])
+def test_the_modules_of_public_names_are_in_the_reference(package: str) -> None:
+    exported = importlib.import_module(package)
+    modules = {getattr(exported, name).__module__ for name in exported.__all__}
+    documented = set(
+        re.findall(r"^::: (\S+)$", (ROOT / "docs" / "api" / f"{package}.md").read_text(), re.MULTILINE)
+    )
+    assert modules
+    assert modules <= documented
+
+
+def test_the_notebook_is_a_page(site: ModuleType) -> None:
+    page = site.notebook_page(ROOT / "examples" / "own_photos.ipynb")
+    assert page.startswith("# Find your own photographs")
+    assert "```python\nfrom extract import Extractor\n" in page
