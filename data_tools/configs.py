@@ -6,6 +6,7 @@ from data_tools.errors import InputError, reading
 from data_tools.files import is_inside, read_text
 
 MAX_BYTES, MAX_DEPTH = 1 << 20, 32  # of a YAML file
+RUN_CONFIG = "config.yaml"  # in the folder of a run
 
 _HERE = Path(__file__).resolve().parent
 
@@ -22,12 +23,13 @@ def config_names(package: str) -> list[str]:
 
 
 def find_config(package: str, spec: str) -> Path:
-    """The YAML file that `spec` means: a path to one, or the name of a shipped one without `.yaml`.
+    """The YAML file that `spec` means: its path, a run's folder, or a shipped name without `.yaml`.
 
     Raises:
         InputError: there is neither such a file nor such a name; the message lists the names.
     """
-    for candidate in (Path(spec), config_folder(package) / f"{spec}.yaml", config_folder(package) / spec):
+    shipped = config_folder(package)
+    for candidate in (Path(spec), shipped / f"{spec}.yaml", shipped / spec, Path(spec, RUN_CONFIG)):
         if candidate.is_file():
             return candidate
     names = ", ".join(config_names(package))

@@ -41,7 +41,7 @@ def argument(metavar: str, text: str, **settings: Any) -> Any:
 def config_option(package: str, group: str, note: str = "") -> Any:
     """`--config` of a command: the help lists the configurations that `package` ships, and `note` follows."""
     names = config_names(package)
-    text = f"Name of a shipped configuration ({', '.join(names)}) or path of a YAML file.{note}"
+    text = f"Name of a shipped configuration ({', '.join(names)}), path of a YAML file, or folder of a run.{note}"
     return option(group, text, metavar="NAME|FILE", autocompletion=lambda: names)
 
 

@@ -243,16 +243,13 @@ def require_gpus(count: int, device: str) -> None:
         raise UsageError(f"--gpus {count}: this machine has {torch.cuda.device_count()} GPUs")
 
 
-@command(
-    butd_app,
-    "butd evaluate --config scenes --data data/scenes --weights runs/detector/model_final.pth",
-)
+@command(butd_app, "butd evaluate --config runs/detector --data data/scenes")
 def evaluate(
     *,
     data: given.Data,
     split: given.SplitName = "test",
     config: given.Config,
-    weights: given.ScoredWeights,
+    weights: given.Weights = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -263,7 +260,7 @@ def evaluate(
     from extract.config import check_detects, load_config
     from extract.training.data import check_names, load_detection_split
     from extract.training.evaluation import evaluate_detector
-    from extract.weights.locating import find_weights
+    from extract.weights.locating import find_weights_of
 
     cfg = load_config(config)
     check_detects(cfg)
@@ -271,7 +268,7 @@ def evaluate(
     check_names(cfg, annotated)
     for note in annotated.notes:
         print(f"note: {split}: {note}", file=sys.stderr)
-    detector = build_detector(cfg, find_weights(weights), resolve_device(device))
+    detector = build_detector(cfg, find_weights_of(config, weights), resolve_device(device))
     scores = evaluate_detector(detector, annotated)
     if as_json:
         print_json(scores.as_json())

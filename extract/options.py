@@ -190,9 +190,6 @@ InitialWeights = Annotated[
         show_default="random weights",
     ),
 ]
-ScoredWeights = Annotated[
-    str, option(NETWORK, "Weights of the detector: a file, URL or Hugging Face repository.", metavar="WEIGHTS")
-]
 NetworkPrecision = Annotated[
     Precision,
     option(NETWORK, "Arithmetic of the network's convolutions and matrix products; tf32 needs a GPU."),

@@ -157,6 +157,8 @@ def search(
         reporting.print_like(image, number, results, as_json)
         if out is not None:
             page.save_like(searched, image, number, results, out)
+            if not as_json:
+                print(out)
         return
     encoded = [searched.query(text) for text in asked]
     answers = searched.search_all(encoded, k, exact)
@@ -168,6 +170,8 @@ def search(
         drawing.save(drawing.draw(rows), out)
     elif out is not None:
         page.save_sentences(searched, encoded, answers, out)
+    if out is not None and not as_json:
+        print(out)
 
 
 @command(app, "chan serve runs/scenes.index")

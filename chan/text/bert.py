@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from data_tools.errors import InputError, reading
+from data_tools.weights.hub import UNREACHABLE, is_unreachable, quieten
 from data_tools.weights.pickles import read_pickle
 from data_tools.weights.states import check_finite
 
@@ -133,10 +134,13 @@ def _load(source: str, load: Callable[[], Loaded]) -> Loaded:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # commands show their own
+    quieten()
     with reading(source, "neither a BERT's folder nor the name of one"):
         try:
             return load()
-        except ValueError as error:
+        except (OSError, ValueError) as error:
+            if is_unreachable(error):
+                raise InputError(f"{source}: no such folder; {UNREACHABLE}, and give its folder") from None
             if "trust_remote_code" in str(error):
                 raise InputError(f"{source}: needs code that comes with it, which is never run here") from None
             raise

@@ -48,9 +48,7 @@ def write_table(path: Path, source: RegionSource, advance: Callable[[], None]) -
         import datasets
         import pyarrow.parquet as pq
     except ImportError:
-        raise InputError(
-            "the format datasets needs an extra; fix: pip install 'pixels-to-recall[datasets]'"
-        ) from None
+        raise InputError("the format datasets needs the extra datasets; fix: pip install datasets") from None
     features = _columns(source, datasets)
     schema = features.arrow_schema
     made = json.dumps(source.provenance).encode()

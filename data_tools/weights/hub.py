@@ -13,6 +13,7 @@ from pathlib import Path
 from data_tools.errors import InputError, one_line
 
 PREFIX = "hf://"
+UNREACHABLE = "the hub cannot be reached, and it is not in the cache; fix: fetch it where there is a network"
 _SPEC = re.compile(r"hf:/{1,2}([\w.-]+/[\w.-]+?)(?:@(refs/\w+/\w+|[\w.-]+))?(?:/([\w.-]+(?:/[\w.-]+)*))?")
 _CACHED = re.compile(r"(?:models|datasets)--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})")
 
@@ -104,6 +105,20 @@ def first_file(spec: HubSpec, files: Sequence[str]) -> Path:
     raise InputError(f"{PREFIX}{spec.repository}: holds none of {', '.join(files)}")
 
 
+def quieten() -> None:
+    """Let the hub's client print no warnings, one for each attempt; what is missing is said in one line."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
+def is_unreachable(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, says that a file is neither in reach nor in the cache."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if error is None or isinstance(error, LocalEntryNotFoundError):
+        return error is not None
+    return is_unreachable(error.__cause__ or error.__context__)
+
+
 @contextmanager
 def fetching(spec: HubSpec, kind: str) -> Iterator[None]:
     """An `InputError` of one line for whatever the hub's client raises inside."""
@@ -114,7 +129,7 @@ def fetching(spec: HubSpec, kind: str) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what is missing is said below
+    quieten()
     try:
         yield
         return
@@ -125,7 +140,7 @@ def fetching(spec: HubSpec, kind: str) -> Iterator[None]:
     except RevisionNotFoundError:
         reason = f"it has no revision {spec.revision}"
     except LocalEntryNotFoundError:
-        reason = "the hub cannot be reached, and it is not in the cache; fix: fetch it where there is a network"
+        reason = UNREACHABLE
     except InputError:
         raise
     except Exception as error:  # the client raises those of several HTTP libraries

@@ -26,8 +26,6 @@ from extract.run.batches import BatchRunner
 from extract.run.sources import SourceImage, Sources
 from extract.weights.locating import find_weights_of
 
-RUN_CONFIG, RUN_WEIGHTS = "config.yaml", "model_final.pth"  # of a folder that `butd train` wrote
-
 Picture = str | Path | Image.Image | np.ndarray
 """A file, a PIL image, or an array (height, width, 3) uint8 in RGB."""
 
@@ -124,8 +122,6 @@ class Extractor:
         where, arithmetic = resolve_device(device), Precision(precision)
         check_precision(arithmetic, where)
         config = str(name)
-        if Path(name).is_dir():
-            config, weights = str(Path(name) / RUN_CONFIG), weights or str(Path(name) / RUN_WEIGHTS)
         cfg = with_values(load_config(config), seed=seed)
         bounds = (num_boxes, num_boxes) if isinstance(num_boxes, int) else num_boxes
         rule: Selection

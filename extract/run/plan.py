@@ -101,7 +101,7 @@ def plan_extraction(
         images: see `find_sources`.
         id_mapping: see `find_sources`.
         split: see `find_sources`.
-        config: name of a shipped configuration, or a YAML file.
+        config: name of a shipped configuration, a YAML file, or a run folder of `butd train`.
         weights: see `find_weights_of`.
         seed: of random weights; by default the configuration's.
         rule: see `build_selection`.

@@ -71,7 +71,7 @@ def plan_recovery(
         split: see `open_published`.
         min_cosine: rows whose cosine with their proposal is below that have no box.
         id_mapping: see `find_sources`.
-        config: name of a shipped configuration, or a YAML file.
+        config: name of a shipped configuration, a YAML file, or a run folder of `butd train`.
         weights: see `find_weights_of`.
         seed: of random weights; by default the configuration's.
         precision: of convolutions and matrix products.

@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 # Imported for what they register with Detectron2.
 import extract.detector.network  # noqa: F401
+from data_tools.configs import RUN_CONFIG
 from data_tools.console import Progress
 from data_tools.errors import InputError, UsageError, one_line
 from data_tools.files import claimed, is_full, read_text, replace_file
@@ -45,8 +46,8 @@ from extract.training.data import (
 from extract.training.evaluation import evaluate_detector
 from extract.training.page import PAGE, write_page
 from extract.weights.initial import place_initial_weights
+from extract.weights.locating import RUN_WEIGHTS
 
-FINAL_WEIGHTS = "model_final.pth"
 INITIAL_WEIGHTS = "initial_weights.json"
 MEASURED = ("ap50", "weighted_ap50", "attribute_ap")  # of validation images, in the metrics
 _RESUME = "fix: free space and continue with --resume"
@@ -209,7 +210,7 @@ def train_detector(
     cfg = with_values(cfg, output=str(out))
     checkpoint = last_checkpoint(out) if resume else None
     if resume:
-        _check_same_config(out / "config.yaml", cfg)
+        _check_same_config(out / RUN_CONFIG, cfg)
     comm.synchronize()  # no process writes before all have checked the folder
     with claimed(out, out / ".lock") if comm.is_main_process() else nullcontext():
         return _train(cfg, split, out, checkpoint, weights, validation)
@@ -227,7 +228,7 @@ def _train(
     out.mkdir(parents=True, exist_ok=True)
     _log_to_file(out)
     if comm.is_main_process():
-        replace_file(out / "config.yaml", as_yaml(cfg).encode())
+        replace_file(out / RUN_CONFIG, as_yaml(cfg).encode())
         if cfg.MODEL.LABELS == LABELS_FILE:
             names = {"classes": split.classes, "attributes": split.attributes}
             replace_file(out / LABELS_FILE, f"{json.dumps(names)}\n".encode())
@@ -252,7 +253,7 @@ def _train(
             f"{out}: iteration {trainer.iter}: the loss is no longer a finite number; earlier checkpoints stay; "
             "fix: start a new run with a lower SOLVER.BASE_LR"
         ) from None
-    return out / FINAL_WEIGHTS
+    return out / RUN_WEIGHTS
 
 
 def train_on_gpus(gpus: int, cfg: CfgNode, data: Path, out: Path, resume: bool, weights: Path | None) -> Path:
@@ -281,7 +282,7 @@ def train_on_gpus(gpus: int, cfg: CfgNode, data: Path, out: Path, resume: bool, 
             raise
         kind, message = errors.get()
         raise kind(message) from None
-    return out / FINAL_WEIGHTS
+    return out / RUN_WEIGHTS
 
 
 def _train_in_process(

@@ -11,6 +11,7 @@ from extract.choices import DEFAULT_WEIGHTS, OTHER_WEIGHTS, RANDOM_WEIGHTS
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")  # OWNER/NAME on the Hugging Face hub
 WEIGHT_ENDINGS = (".pth", ".pt", ".pkl", ".bin", ".safetensors", ".ckpt", ".h5", ".caffemodel")
+RUN_WEIGHTS = "model_final.pth"  # in a folder that `butd train` wrote
 REPOSITORY_FILES = ("model.safetensors", "pytorch_model.bin")  # in the order of search
 
 
@@ -18,14 +19,16 @@ def find_weights_of(config: str, spec: str | None) -> Path | None:
     """The weight file for a configuration; None for a random network.
 
     Args:
-        config: name of a shipped configuration, or a YAML file.
-        spec: see `find_weights`; `random` for an untrained network; None for the configuration's default.
+        config: name of a shipped configuration, a YAML file, or a folder that `butd train` wrote.
+        spec: see `find_weights`; `random` for an untrained network; None for the configuration's default, or the
+            folder's weights.
 
     Raises:
         UsageError: `spec` is None and the configuration has no default; the message says what to give.
         InputError: see `find_weights`.
     """
-    spec = spec or DEFAULT_WEIGHTS.get(config)
+    trained = Path(config, RUN_WEIGHTS)
+    spec = spec or DEFAULT_WEIGHTS.get(config) or (str(trained) if trained.is_file() else None)
     if spec is None:
         files = OTHER_WEIGHTS.get(config)
         raise UsageError(f"--config {config} needs --weights FILE" + (f": {files}" if files else ""))

@@ -61,7 +61,7 @@ def test_a_data_set_in_cocos_form(call, config, tmp_path, attributes):
     assert {"curves.png", "detections.html", "labels.json", "config.yaml"} <= {path.name for path in run.iterdir()}
     assert "ap50" in json.loads((run / "metrics.json").read_text().splitlines()[-1])
 
-    network = ("--config", run / "config.yaml", "--weights", run / "model_final.pth")
+    network = ("--config", run)
     scores = call(butd, "evaluate", "--data", data, *network)
     assert list(scores["ap50_by_class"]) == list(CATEGORIES)
     assert list(scores["attribute_ap_by_name"]) == (list(COLOURS) if attributes else [])

@@ -26,7 +26,7 @@ def serve(searched: IndexSearch, host: str, port: int, announce: Callable[[str],
         InputError: the extra `serve` is not installed, or the address cannot be listened on.
     """
     if importlib.util.find_spec("uvicorn") is None or importlib.util.find_spec("starlette") is None:
-        raise InputError("the page needs the extra serve; fix: pip install 'pixels-to-recall[serve]'")
+        raise InputError("the page needs the extra serve; fix: pip install starlette uvicorn")
     import uvicorn
 
     from chan.retrieval.server.app import make_app

@@ -100,7 +100,8 @@ def test_the_commands_search_and_explain_by_score_alone(
 ) -> None:
     printed = called("search", index, "a red square", "-k", 2, "--out", tmp_path / "found.png").splitlines()
     assert printed[1].strip() == NO_REGIONS
-    assert len(printed) == 4
+    assert len(printed) == 5
+    assert printed[-1] == str(tmp_path / "found.png")
     [document] = json.loads(called("search", index, "a red square", "-k", 2, "--json"))
     assert [sorted(hit) for hit in document["hits"]] == [["file", "id", "score"]] * 2
     called("search", index, "a red square", "--out", tmp_path / "found.html")

@@ -197,6 +197,10 @@ def test_a_pushed_run_is_used_from_the_hub(
     line = chan("evaluate", "hf://me/other", *evaluate, code=1)
     assert line.startswith("error: hf://me/other: the hub cannot be reached")
     assert line.count("\n") == 1
+    train = ("--config", "f30k_bert", "--data", dataset, "--out", tmp_path / "bert")
+    *notes, line = chan("train", *train, code=1, HF_HUB_OFFLINE="1").splitlines()
+    assert line.startswith("error: bert-base-uncased: no such folder; the hub cannot be reached")
+    assert all(note.startswith("note: ") for note in notes)
 
 
 def test_features_come_from_the_hub_and_are_pinned(
