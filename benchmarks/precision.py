@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--regions", type=int, default=36)
     parser.add_argument("--precisions", type=Precision, nargs="+", default=[Precision.BF16, Precision.FP16])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, help="another results file than this machine's")
     arguments = parser.parse_args()
     cfg, device = load_config(arguments.config), resolve_device(arguments.device)
     selection = build_selection(Rule.CAFFE, (arguments.regions,) * 2, inclusive=suppresses_inclusively(cfg))
@@ -81,7 +82,7 @@ def main() -> None:
             flush=True,
         )
     about = {"config": Path(arguments.config).name, "weights": "random" if weights is None else weights.name}
-    record("precision", {**about, "images": len(files), "regions": arguments.regions, **rows})
+    print(record("precision", {**about, "images": len(files), "regions": arguments.regions, **rows}, arguments.out))
 
 
 if __name__ == "__main__":
