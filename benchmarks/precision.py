@@ -82,7 +82,8 @@ def main() -> None:
             flush=True,
         )
     about = {"config": Path(arguments.config).name, "weights": "random" if weights is None else weights.name}
-    print(record("precision", {**about, "images": len(files), "regions": arguments.regions, **rows}, arguments.out))
+    document = {**about, "images": len(files), "regions": arguments.regions, **rows}
+    print(record("precision", document, arguments.out))
 
 
 if __name__ == "__main__":
