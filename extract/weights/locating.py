@@ -4,6 +4,7 @@ import hashlib
 import re
 from pathlib import Path
 
+from data_tools.configs import RUN_CONFIG, find_config
 from data_tools.errors import InputError, UsageError
 from data_tools.weights.downloads import download
 from data_tools.weights.hub import HubSpec, first_file, is_hub
@@ -20,16 +21,18 @@ def find_weights_of(config: str, spec: str | None) -> Path | None:
 
     Args:
         config: name of a shipped configuration, a YAML file, or a folder that `butd train` wrote.
-        spec: see `find_weights`; `random` for an untrained network; None for the configuration's default, or the
-            folder's weights.
+        spec: see `find_weights`; `random` for an untrained network; None for the configuration's default, or for
+            the weights beside the configuration of a run.
 
     Raises:
         UsageError: `spec` is None and the configuration has no default; the message says what to give.
-        InputError: see `find_weights`.
+        InputError: see `find_weights` and `find_config`.
     """
-    trained = Path(config, RUN_WEIGHTS)
-    spec = spec or DEFAULT_WEIGHTS.get(config) or (str(trained) if trained.is_file() else None)
+    spec = spec or DEFAULT_WEIGHTS.get(config)
     if spec is None:
+        path = find_config("extract", config)
+        if path.name == RUN_CONFIG and path.with_name(RUN_WEIGHTS).is_file():
+            return path.with_name(RUN_WEIGHTS)
         files = OTHER_WEIGHTS.get(config)
         raise UsageError(f"--config {config} needs --weights FILE" + (f": {files}" if files else ""))
     return None if spec == RANDOM_WEIGHTS else find_weights(spec)

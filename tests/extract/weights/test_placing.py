@@ -7,10 +7,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from data_tools.errors import InputError
+from data_tools.errors import InputError, UsageError
 from extract.build import build_network
 from extract.config import load_config
-from extract.weights.locating import find_weights
+from extract.weights.locating import find_weights, find_weights_of
 from extract.weights.placing import ANCHORS
 from extract.weights.reading import read_weights
 
@@ -106,6 +106,21 @@ def test_a_repository_comes_from_the_cache_and_its_absence_is_one_line(tmp_path,
     assert find_weights("unc-nlp/frcnn-vg-finetuned") == held / "model.safetensors"  # safer than a pickle
     assert find_weights("hf://unc-nlp/frcnn-vg-finetuned/pytorch_model.bin") == held / "pytorch_model.bin"
     assert read_weights(held / "model.safetensors").keys() == read_weights(held / "pytorch_model.bin").keys()
+
+
+def test_a_run_s_weights_go_with_its_own_configuration_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("own", "vg_r50"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("VERSION: 2\n")
+        with pytest.raises(UsageError, match=f"--config {name} needs --weights FILE"):
+            find_weights_of(name, None)
+        (tmp_path / name / "model_final.pth").touch()
+    weights = tmp_path / "own" / "model_final.pth"
+    assert find_weights_of("own", None) == find_weights_of("own/config.yaml", None) == weights.relative_to(tmp_path)
+    assert find_weights_of("own", "random") is None
+    with pytest.raises(UsageError, match="--config vg_r50 needs --weights FILE"):
+        find_weights_of("vg_r50", None)  # the shipped one, though a folder has the name
 
 
 def test_a_missing_file_is_an_error():
